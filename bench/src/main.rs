@@ -1,0 +1,18 @@
+//! The command line of the harness.
+
+use std::process::ExitCode;
+
+use chronik_bench::{cli::Cli, run};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run::run(&cli) {
+        Ok(report) if report.errors.is_empty() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("chronik-bench: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

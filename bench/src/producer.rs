@@ -1,0 +1,415 @@
+//! Producers: one thread's share of the load, on one event loop.
+
+use std::time::Duration;
+
+use protocol::ApiKey;
+
+use crate::{
+    admin::Cluster,
+    clock::Clock,
+    connection::{Connection, Ticket, wait},
+    consumer::FetchLane,
+    error::BenchError,
+    fetch::{FetchLimits, FetchSession, Position},
+    frames::{PreparedProduce, Stamp, Template, read_produce_response},
+    schedule::{Schedule, Window},
+    sys::{self, Interest},
+    tally::{Tally, Times, count_broker_error, count_error},
+};
+
+/// When requests are made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// On a schedule that is fixed before the run, whatever the broker does.
+    Open {
+        /// Over all threads.
+        requests_per_second: f64,
+    },
+    /// When an earlier one is answered: a throughput, and the latency of a full queue.
+    Closed {
+        /// Requests that each connection keeps outstanding.
+        in_flight: usize,
+    },
+}
+
+/// What all threads of a run share.
+#[derive(Debug)]
+pub struct ProduceLoad {
+    /// The run's clock.
+    pub clock: Clock,
+    /// When requests are made.
+    pub pace: Pace,
+    /// Where the partitions are.
+    pub cluster: Cluster,
+    /// The version of Produce.
+    pub api_version: i16,
+    /// The batch of every request.
+    pub template: Template,
+    /// The request of each partition.
+    pub prepared: Vec<PreparedProduce>,
+    /// The run's number when records are stamped to be read back.
+    pub stamp_run: Option<u64>,
+    /// Producers over all threads.
+    pub producers: usize,
+    /// Threads.
+    pub threads: usize,
+    /// How long before a request is due the thread spins instead of sleeping.
+    pub spin_ns: u64,
+    /// How long answers are waited for after the load's end.
+    pub timeout: Duration,
+}
+
+/// What reads the records back.
+#[derive(Clone, Debug)]
+pub struct TailOptions {
+    /// The version of Fetch.
+    pub api_version: i16,
+    /// Where each partition ends before the load, in the cluster's order.
+    pub offsets: Vec<i64>,
+    /// The limits of each Fetch.
+    pub limits: FetchLimits,
+}
+
+/// A client that writes to all partitions in turn.
+#[derive(Debug)]
+struct Producer {
+    /// The connection to each partition's leader.
+    routes: Vec<usize>,
+    next_partition: usize,
+}
+
+/// What one connection writes to when it is kept full.
+#[derive(Debug)]
+struct Lane {
+    partitions: Vec<usize>,
+    next: usize,
+}
+
+/// The connections of one thread: its producers, and the consumers that read back.
+#[derive(Debug, Default)]
+pub struct Clients {
+    producers: Vec<Producer>,
+    /// Those of the producers, one lane each, then those of the tails.
+    connections: Vec<Connection>,
+    lanes: Vec<Lane>,
+    tails: Vec<FetchLane>,
+}
+
+impl Clients {
+    /// Connects the producers of a thread, and what reads back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::open`].
+    pub fn connect(
+        load: &ProduceLoad,
+        thread: usize,
+        tail: Option<&TailOptions>,
+    ) -> Result<Clients, BenchError> {
+        let mut clients = Clients::default();
+        for producer in (thread..load.producers).step_by(load.threads) {
+            clients.add_producer(load, producer)?;
+        }
+        if let Some(tail) = tail {
+            clients.add_tails(load, tail)?;
+        }
+        Ok(clients)
+    }
+
+    fn add_producer(&mut self, load: &ProduceLoad, number: usize) -> Result<(), BenchError> {
+        let cluster = &load.cluster;
+        let mut routes = vec![0; cluster.partitions.len()];
+        for (leader, address) in &cluster.nodes {
+            let partitions: Vec<usize> =
+                (0..routes.len()).filter(|&at| cluster.partitions[at].leader == *leader).collect();
+            if partitions.is_empty() {
+                continue;
+            }
+            partitions.iter().for_each(|&at| routes[at] = self.connections.len());
+            self.connections.push(Connection::open(address, load.timeout)?);
+            let next = number * partitions.len() / load.producers;
+            self.lanes.push(Lane { partitions, next });
+        }
+        // Producers begin at different partitions, so that they do not visit each in a herd.
+        let next_partition = number * routes.len() / load.producers;
+        self.producers.push(Producer { routes, next_partition });
+        Ok(())
+    }
+
+    fn add_tails(&mut self, load: &ProduceLoad, tail: &TailOptions) -> Result<(), BenchError> {
+        let cluster = &load.cluster;
+        for (leader, address) in &cluster.nodes {
+            let positions: Vec<Position> = cluster
+                .partitions
+                .iter()
+                .zip(&tail.offsets)
+                .filter(|(place, _)| place.leader == *leader)
+                .map(|(place, &offset)| Position::new(place.topic, place.partition, offset, None))
+                .collect();
+            if positions.is_empty() {
+                continue;
+            }
+            let session = FetchSession::new(tail.api_version, tail.limits, cluster.topics.clone(), positions);
+            self.tails.push(FetchLane::new(session));
+            self.connections.push(Connection::open(address, load.timeout)?);
+        }
+        Ok(())
+    }
+}
+
+/// One thread at work.
+#[derive(Debug)]
+pub struct ProduceWorker<'load> {
+    load: &'load ProduceLoad,
+    window: Window,
+    schedule: Option<Schedule>,
+    clients: Clients,
+    next_producer: usize,
+    correlation_id: i32,
+    outstanding: usize,
+    acknowledged: u64,
+    read_back: u64,
+    tally: Tally,
+}
+
+impl<'load> ProduceWorker<'load> {
+    /// A thread that works in a window.
+    ///
+    /// # Panics
+    ///
+    /// When the thread has no producer.
+    pub fn new(
+        load: &'load ProduceLoad,
+        window: Window,
+        thread: usize,
+        clients: Clients,
+    ) -> ProduceWorker<'load> {
+        assert!(!clients.producers.is_empty(), "every thread has a share of the arrivals");
+        let schedule = match load.pace {
+            Pace::Open { requests_per_second } => {
+                Some(Schedule::new(window, requests_per_second, thread, load.threads))
+            }
+            Pace::Closed { .. } => None,
+        };
+        ProduceWorker {
+            load,
+            window,
+            schedule,
+            clients,
+            next_producer: 0,
+            correlation_id: 0,
+            outstanding: 0,
+            acknowledged: 0,
+            read_back: 0,
+            tally: Tally::new(window),
+        }
+    }
+
+    /// Puts the load on the broker until its end, and waits for what is outstanding.
+    pub fn run(mut self) -> Tally {
+        sys::precise_timers();
+        if let Err(error) = self.drive() {
+            count_error(&mut self.tally.errors, error.to_string(), 1);
+        }
+        let unanswered: usize =
+            self.clients.connections[..self.clients.lanes.len()].iter().map(Connection::outstanding).sum();
+        count_error(&mut self.tally.errors, "Produce unanswered".to_owned(), unanswered as u64);
+        if !self.clients.tails.is_empty() {
+            let unread = self.acknowledged.saturating_sub(self.read_back);
+            count_error(&mut self.tally.errors, "acknowledged but not read back".to_owned(), unread);
+        }
+        self.tally
+    }
+
+    fn drive(&mut self) -> Result<(), BenchError> {
+        for at in 0..self.clients.tails.len() {
+            self.clients.tails[at]
+                .submit(&mut self.clients.connections[self.clients.lanes.len() + at], &self.load.clock)?;
+        }
+        let mut interests: Vec<Interest> = Vec::new();
+        loop {
+            self.submit_due()?;
+            for connection in &mut self.clients.connections {
+                connection.flush(&self.load.clock)?;
+            }
+            self.count_completed();
+            let Some(timeout) = self.time_to_wait() else { return Ok(()) };
+            wait(&self.clients.connections, &mut interests, timeout)?;
+            for (at, interest) in interests.iter().enumerate() {
+                if interest.is_readable() {
+                    self.on_readable(at)?;
+                }
+            }
+        }
+    }
+
+    fn submit_due(&mut self) -> Result<(), BenchError> {
+        let now_ns = self.load.clock.now_ns();
+        if let Pace::Closed { in_flight } = self.load.pace {
+            if (self.window.load_start_ns..self.window.end_ns).contains(&now_ns) {
+                self.fill_lanes(in_flight);
+            }
+            return Ok(());
+        }
+        while let Some(due_ns) = self.schedule.as_mut().and_then(|schedule| schedule.take_due(now_ns)) {
+            if self.outstanding >= self.load.outstanding_max() {
+                return Err(BenchError::Overload { outstanding: self.outstanding });
+            }
+            self.submit_scheduled(due_ns);
+        }
+        Ok(())
+    }
+
+    fn submit_scheduled(&mut self, due_ns: u64) {
+        let producers = &mut self.clients.producers;
+        let at = self.next_producer;
+        self.next_producer = (at + 1) % producers.len();
+        let partition = producers[at].next_partition;
+        producers[at].next_partition = (partition + 1) % producers[at].routes.len();
+        let connection = producers[at].routes[partition];
+        self.submit(connection, partition, due_ns);
+    }
+
+    fn fill_lanes(&mut self, in_flight: usize) {
+        for at in 0..self.clients.lanes.len() {
+            while self.clients.connections[at].outstanding() < in_flight {
+                let lane = &mut self.clients.lanes[at];
+                let partition = lane.partitions[lane.next];
+                lane.next = (lane.next + 1) % lane.partitions.len();
+                let now_ns = self.load.clock.now_ns();
+                self.submit(at, partition, now_ns);
+            }
+        }
+    }
+
+    fn submit(&mut self, connection: usize, partition: usize, scheduled_ns: u64) {
+        self.correlation_id = self.correlation_id.wrapping_add(1);
+        let ticket = Ticket { correlation_id: self.correlation_id, scheduled_ns, sent_ns: 0 };
+        self.outstanding += 1;
+        let prepared = &self.load.prepared[partition];
+        let request = match self.load.stamp_run {
+            Some(run) => {
+                prepared.request_with(self.load.template.stamped(Stamp { run, scheduled_ns }), ticket)
+            }
+            None => prepared.request(ticket),
+        };
+        self.clients.connections[connection].enqueue(request);
+    }
+
+    /// How long to sleep; `None` when there is nothing left to wait for.
+    fn time_to_wait(&self) -> Option<Duration> {
+        let now_ns = self.load.clock.now_ns();
+        let window = self.window;
+        let next_ns = match &self.schedule {
+            Some(schedule) => schedule.next_due_ns(),
+            None if now_ns < window.load_start_ns => Some(window.load_start_ns),
+            // Without answers there is nothing to wake up for, but there is room again.
+            None if self.load.stops_when_written() && now_ns < window.end_ns => Some(now_ns),
+            None => (now_ns < window.end_ns).then_some(window.end_ns),
+        };
+        let Some(next_ns) = next_ns else {
+            let give_up_ns = window.end_ns + self.load.timeout.as_nanos() as u64;
+            let is_over = self.is_all_answered() || now_ns >= give_up_ns;
+            return (!is_over).then(|| Duration::from_nanos(give_up_ns - now_ns));
+        };
+        Some(Duration::from_nanos(next_ns.saturating_sub(now_ns + self.load.spin_ns)))
+    }
+
+    fn is_all_answered(&self) -> bool {
+        let producers = &self.clients.connections[..self.clients.lanes.len()];
+        producers.iter().all(|connection| connection.outstanding() == 0)
+            && (self.clients.tails.is_empty() || self.read_back >= self.acknowledged)
+    }
+
+    fn on_readable(&mut self, at: usize) -> Result<(), BenchError> {
+        if !self.clients.connections[at].receive()? {
+            return Ok(());
+        }
+        let answered_ns = self.load.clock.now_ns();
+        match at.checked_sub(self.clients.lanes.len()) {
+            None => self.on_acknowledgements(at, answered_ns),
+            Some(tail) => self.on_fetched(at, tail, answered_ns),
+        }
+    }
+
+    fn on_acknowledgements(&mut self, at: usize, answered_ns: u64) -> Result<(), BenchError> {
+        while let Some((ticket, frame)) = self.clients.connections[at].next_response()? {
+            self.outstanding -= 1;
+            let error_code = read_produce_response(self.load.api_version, frame)?;
+            if error_code == 0 {
+                self.count_success(ticket, answered_ns);
+            } else {
+                count_broker_error(&mut self.tally.errors, ApiKey::Produce, error_code);
+            }
+        }
+        Ok(())
+    }
+
+    fn count_completed(&mut self) {
+        if !self.load.stops_when_written() {
+            return;
+        }
+        let now_ns = self.load.clock.now_ns();
+        for at in 0..self.clients.lanes.len() {
+            for ticket in self.clients.connections[at].take_completed() {
+                self.outstanding -= 1;
+                self.count_success(ticket, now_ns);
+            }
+        }
+    }
+
+    fn count_success(&mut self, ticket: Ticket, answered_ns: u64) {
+        self.acknowledged += self.load.template.records() as u64;
+        let times = Times { scheduled_ns: ticket.scheduled_ns, sent_ns: ticket.sent_ns, answered_ns };
+        let template = &self.load.template;
+        self.tally.count_success(times, template.records() as u64, template.batch_bytes() as u64);
+    }
+
+    fn on_fetched(&mut self, at: usize, tail: usize, read_ns: u64) -> Result<(), BenchError> {
+        let load = self.load;
+        while let Some((_, frame)) = self.clients.connections[at].next_response()? {
+            let (tally, read_back) = (&mut self.tally, &mut self.read_back);
+            let mut failed = false;
+            let mut errors = Vec::new();
+            self.clients.tails[tail].session.accept(
+                frame,
+                |header, batch| match load.template.read_stamp(batch) {
+                    Some(stamp) if Some(stamp.run) == load.stamp_run => {
+                        *read_back += header.record_count.max(0) as u64;
+                        tally.count_read_back(stamp.scheduled_ns, read_ns);
+                    }
+                    _ => failed = true,
+                },
+                |code| errors.push(code),
+            )?;
+            if failed {
+                count_error(&mut tally.errors, "read back a record of another producer".to_owned(), 1);
+            }
+            if !errors.is_empty() {
+                errors.iter().for_each(|&code| count_broker_error(&mut tally.errors, ApiKey::Fetch, code));
+                return Err(BenchError::UnexpectedResponse("reading back failed".to_owned()));
+            }
+            self.clients.tails[tail].submit(&mut self.clients.connections[at], &load.clock)?;
+        }
+        Ok(())
+    }
+}
+
+/// Requests of one thread that may be outstanding in open load, and their bytes where each has a batch of its own: the
+/// memory that an overload may take.
+const OUTSTANDING_MAX: usize = 1_000_000;
+const STAMPED_BYTES_MAX: usize = 1 << 30;
+
+impl ProduceLoad {
+    fn outstanding_max(&self) -> usize {
+        match self.stamp_run {
+            Some(_) => (STAMPED_BYTES_MAX / self.template.batch_bytes()).clamp(1, OUTSTANDING_MAX),
+            None => OUTSTANDING_MAX,
+        }
+    }
+
+    /// Whether requests are over when the socket has them, without an answer.
+    fn stops_when_written(&self) -> bool {
+        self.prepared.first().is_some_and(|prepared| !prepared.is_answered())
+    }
+}

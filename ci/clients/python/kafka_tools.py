@@ -1,0 +1,244 @@
+"""Apache Kafka's own command-line tools: each is run as a user would, one process for each command.
+
+KAFKA_TOOLS in the environment is the java command with the class path, DATA_DIR the broker's data.
+"""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from client import SECONDS_MAX, until
+from scenarios import CODECS, equal, run_all
+
+TOOLS = "org.apache.kafka.tools"
+TOPICS = f"{TOOLS}.TopicCommand"
+GROUPS = f"{TOOLS}.consumer.group.ConsumerGroupCommand"
+PRODUCER = f"{TOOLS}.ConsoleProducer"
+CONSUMER = f"{TOOLS}.consumer.ConsoleConsumer"
+
+
+def tool(main, *arguments, stdin="", bootstrap=True):
+    """Runs the main class of one tool and returns what it printed; the exit code must be 0."""
+    command = [*os.environ["KAFKA_TOOLS"].split(" "), main]
+    if bootstrap:
+        command += ["--bootstrap-server", os.environ["BOOTSTRAP"]]
+    command += map(str, arguments)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=2 * SECONDS_MAX)
+    output = f"{main} {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"exit code {done.returncode} of {output}"
+    assert "ERROR" not in output and "Exception" not in output, output
+    return done.stdout
+
+
+def create(topic, partitions=1, *more):
+    tool(TOPICS, "--create", "--topic", topic, "--partitions", partitions, "--replication-factor", 1, *more)
+
+
+def produce(topic, values, *more):
+    tool(PRODUCER, "--topic", topic, "--request-required-acks", "all", *more, stdin="\n".join(values) + "\n")
+
+
+def consume(topic, count, *more):
+    """The lines of the console consumer, which ends at `count`, or fails after a long silence."""
+    options = ["--topic", topic, "--max-messages", count, "--timeout-ms", SECONDS_MAX * 1000]
+    return tool(CONSUMER, *options, *more).splitlines()
+
+
+def values(count, first=0):
+    return [f"value-{n}" for n in range(first, first + count)]
+
+
+def offsets(topic, time):
+    """{partition: offset} from kafka-get-offsets."""
+    lines = tool(f"{TOOLS}.GetOffsetShell", "--topic", topic, "--time", time).split()
+    return {int(partition): int(offset) for _, partition, offset in (line.split(":") for line in lines)}
+
+
+def table(output):
+    """The rows of a printed table as dictionaries."""
+    lines = [line.split() for line in output.splitlines() if line.strip()]
+    return [dict(zip(lines[0], line)) for line in lines[1:]]
+
+
+def topics(topic):
+    create(topic, 2, "--config", "retention.ms=7200000")
+    assert topic in tool(TOPICS, "--list").split(), "a created topic is not listed"
+    first, *rest = tool(TOPICS, "--describe", "--topic", topic).splitlines()
+    assert re.search(r"PartitionCount: 2\b.*ReplicationFactor: 1\b.*retention\.ms=7200000", first), first
+    equal([re.search(r"Partition: (\d+)", line)[1] for line in rest], ["0", "1"], "described partitions")
+    tool(TOPICS, "--alter", "--topic", topic, "--partitions", 4)
+    equal(offsets(topic, "latest"), {0: 0, 1: 0, 2: 0, 3: 0}, "partitions after --alter")
+    tool(TOPICS, "--delete", "--topic", topic)
+    until(lambda: topic not in tool(TOPICS, "--list").split())
+
+
+def console(topic):
+    """Headers, keys, null values: what the console producer sent is what the console consumer prints."""
+    create(topic)
+    lines = ["a:1,b:2|key-0|value-0", "a:1|key-1|value 1", "a:3|key-2|<null>", "<null>|key-3|value-3"]
+    reader = ["parse.key=true", "parse.headers=true", "headers.delimiter=|", "key.separator=|", "null.marker=<null>"]
+    since = int(time.time() * 1000)
+    produce(topic, lines, *(word for item in reader for word in ("--reader-property", item)))
+    printed = ["print.key", "print.offset", "print.partition", "print.headers", "print.timestamp"]
+    formatter = [*(f"{item}=true" for item in printed), "key.separator=|", "headers.separator=,"]
+    found = consume(topic, 4, "--from-beginning", *(w for item in formatter for w in ("--formatter-property", item)))
+    timestamps = [int(line.split("|")[0].removeprefix("CreateTime:")) for line in found]
+    assert all(since <= timestamp <= time.time() * 1000 for timestamp in timestamps), timestamps
+    equal(
+        [line.split("|", 1)[1] for line in found],
+        [
+            "Partition:0|Offset:0|a:1,b:2|key-0|value-0",
+            "Partition:0|Offset:1|a:1|key-1|value 1",
+            "Partition:0|Offset:2|a:3|key-2|null",
+            "Partition:0|Offset:3|NO_HEADERS|key-3|value-3",
+        ],
+        "printed records",
+    )
+    equal(consume(topic, 2, "--partition", 0, "--offset", 1), ["value 1", "null"], "records from offset 1")
+
+
+def configs(topic):
+    create(topic)
+
+    def command(*arguments):
+        return tool("kafka.admin.ConfigCommand", "--entity-type", "topics", "--entity-name", topic, *arguments)
+
+    command("--alter", "--add-config", "retention.ms=3600000,max.message.bytes=2000000")
+    described = command("--describe")
+    assert re.search(r"retention\.ms=3600000 .*DYNAMIC_TOPIC_CONFIG", described), described
+    assert "max.message.bytes=2000000 " in described, described
+    command("--alter", "--delete-config", "retention.ms")
+    described = command("--describe")
+    assert "retention.ms" not in described and "max.message.bytes=2000000 " in described, described
+    assert re.search(r"segment\.bytes=\d+ .*DEFAULT_CONFIG", command("--describe", "--all")), "no defaults"
+
+
+def consumer_groups(topic):
+    create(topic)
+    produce(topic, values(10))
+    group = f"group-{topic}"
+    equal(consume(topic, 4, "--from-beginning", "--group", group), values(4), "first four")
+    assert group in tool(GROUPS, "--list").split(), "the group is not listed"
+
+    def described():
+        (row,) = table(tool(GROUPS, "--describe", "--group", group))
+        return row["TOPIC"], row["PARTITION"], row["CURRENT-OFFSET"], row["LOG-END-OFFSET"], row["LAG"]
+
+    equal(described(), (topic, "0", "4", "10", "6"), "offsets of the group")
+    state = tool(GROUPS, "--describe", "--state", "--group", group)
+    assert re.search(r"\bEmpty\s+0\b", state), state
+    tool(GROUPS, "--reset-offsets", "--group", group, "--topic", topic, "--to-offset", 2, "--execute")
+    equal(described(), (topic, "0", "2", "10", "8"), "offsets after the reset")
+    equal(consume(topic, 8, "--group", group), values(8, 2), "records after the reset")
+    tool(GROUPS, "--delete", "--group", group)
+    assert group not in tool(GROUPS, "--list").split(), "a deleted group is still listed"
+
+
+def get_offsets(topic):
+    create(topic)
+    produce(topic, values(5))
+    equal(offsets(topic, "earliest"), {0: 0}, "earliest")
+    equal(offsets(topic, "latest"), {0: 5}, "latest")
+    equal(offsets(topic, int(time.time() * 1000) - 3_600_000), {0: 0}, "an hour ago")
+    lines = consume(topic, 5, "--from-beginning", "--formatter-property", "print.timestamp=true")
+    timestamps = [int(line.split("\t")[0].removeprefix("CreateTime:")) for line in lines]
+    equal(offsets(topic, "max-timestamp"), {0: timestamps.index(max(timestamps))}, "max-timestamp")
+    equal(offsets(topic, max(timestamps) + 1), {}, "after the last record")
+
+
+def log_dirs(topic):
+    create(topic, 2)
+    produce(topic, values(5))
+    output = tool(f"{TOOLS}.LogDirsCommand", "--describe", "--topic-list", topic)
+    (broker,) = json.loads(output.splitlines()[-1])["brokers"]
+    sizes = {
+        partition["partition"]: partition["size"]
+        for log_dir in broker["logDirs"]
+        for partition in log_dir["partitions"]
+    }
+    equal(sorted(sizes), [f"{topic}-0", f"{topic}-1"], "partitions with a size")
+    assert sum(sizes.values()) > 5 * len("value-0"), sizes
+
+
+def delete_records(topic):
+    create(topic)
+    produce(topic, values(10))
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as wanted:
+        json.dump({"version": 1, "partitions": [{"topic": topic, "partition": 0, "offset": 6}]}, wanted)
+        wanted.flush()
+        output = tool(f"{TOOLS}.DeleteRecordsCommand", "--offset-json-file", wanted.name)
+    assert re.search(rf"{topic}-0\s+low_watermark: 6\b", output), output
+    equal(offsets(topic, "earliest"), {0: 6}, "earliest")
+    equal(consume(topic, 4, "--from-beginning"), values(4, 6), "records left")
+
+
+def producer_perf(topic):
+    create(topic, 2)
+    output = tool(
+        f"{TOOLS}.ProducerPerformance", "--topic", topic, "--num-records", 20_000, "--record-size", 200,
+        "--throughput", -1, "--command-property", "acks=all", "compression.type=lz4",
+    )  # fmt: skip
+    assert "20000 records sent" in output, output
+    equal(sum(offsets(topic, "latest").values()), 20_000, "records in the topic")
+
+
+def segments(topic, partition):
+    """The segment files of a partition; its folder is TOPIC-N or says so in `partition.metadata`."""
+    for log in sorted(Path(os.environ["DATA_DIR"]).rglob("*.log")):
+        metadata = log.parent / "partition.metadata"
+        lines = metadata.read_text().splitlines() if metadata.exists() else []
+        named = {f"topic: {topic}", f"partition: {partition}"} <= set(lines)
+        if named or log.parent.name == f"{topic}-{partition}":
+            yield log
+
+
+def dump_log(topic):
+    """kafka-dump-log finds in the broker's files the batches, intact, as the producers sent them."""
+    create(topic)
+    expected = []
+    for codec in ("none", *CODECS):
+        expected += [(str(n), codec, f"value-{n}") for n in range(len(expected), len(expected) + 5)]
+        produce(topic, [value for _, _, value in expected[-5:]], "--compression-codec", codec)
+
+    def dumped():
+        found, codec = [], None
+        for file in segments(topic, 0):
+            options = ["--deep-iteration", "--print-data-log", "--files", file]
+            for line in tool(f"{TOOLS}.DumpLogSegments", *options, bootstrap=False).splitlines():
+                if batch := re.match(r"baseOffset: .* compresscodec: (\S+) crc: \d+ isvalid: (\S+)", line):
+                    codec = batch[1]
+                    equal(batch[2], "true", f"valid: {line}")
+                    assert " magic: 2 " in line and not re.search(r" producerId: -1 ", line), line
+                elif record := re.match(r"\| offset: (\d+) .* payload: (.*)", line):
+                    found.append((record[1], codec, record[2]))
+        return found
+
+    # A broker may move acknowledged records from its journal into segment files a little later.
+    until(lambda: len(dumped()) >= len(expected))
+    equal(dumped(), expected, "records in the segments")
+
+
+def main():
+    scenarios = {
+        "topics": topics,
+        "console": console,
+        "configs": configs,
+        "consumer-groups": consumer_groups,
+        "get-offsets": get_offsets,
+        "log-dirs": log_dirs,
+        "delete-records": delete_records,
+        "producer-perf": producer_perf,
+        "dump-log": dump_log,
+    }
+    if "DATA_DIR" not in os.environ:
+        del scenarios["dump-log"]
+        print("skip kafka-tools dump-log: DATA_DIR does not tell where the broker's data is", flush=True)
+    run_all("kafka-tools", scenarios)
+
+
+if __name__ == "__main__":
+    main()

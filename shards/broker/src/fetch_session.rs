@@ -1,0 +1,173 @@
+//! Incremental fetch sessions (KIP-227): the broker remembers what a consumer fetches, and says only what changed.
+
+use std::collections::{BTreeMap, HashMap};
+
+use protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
+use protocol::messages::{ErrorCode, KafkaString, kafka_string, topic_id};
+use types::TopicId;
+use types::hash::mix64;
+use types::limits::{FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_PER_SHARD_MAX};
+
+/// The epoch of a request without a session, or one that ends its session.
+const FINAL_EPOCH: i32 = -1;
+
+/// The epoch of a request that asks for a new session.
+const INITIAL_EPOCH: i32 = 0;
+
+/// A partition as a fetch request names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PartitionKey {
+    /// In an allocation of its own, so that a session does not keep a request's frame.
+    pub topic: KafkaString,
+    pub topic_id: TopicId,
+    pub partition: i32,
+}
+
+/// What a session knows of one partition.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionPartition {
+    pub key: PartitionKey,
+    pub request: FetchPartition,
+    /// What was last told: a partition without news is left out of incremental responses.
+    pub told: Option<Told>,
+}
+
+/// The parts of a response by which the client notices news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub high_watermark: i64,
+    pub log_start: i64,
+    pub error: ErrorCode,
+}
+
+struct Session {
+    epoch: i32,
+    partitions: Vec<SessionPartition>,
+    used_us: u64,
+}
+
+/// What a request is to its session.
+pub(crate) struct Admitted {
+    /// The session's id for the response, 0 for none.
+    pub session_id: i32,
+    /// Whether partitions without news are left out.
+    pub incremental: bool,
+    /// All partitions to fetch, in order.
+    pub partitions: Vec<SessionPartition>,
+}
+
+/// The sessions of one shard. A client whose next connection comes to another shard starts a new one, as it
+/// does when its session was evicted.
+pub(crate) struct FetchSessions {
+    sessions: BTreeMap<i32, Session>,
+    seed: u64,
+}
+
+impl FetchSessions {
+    pub(crate) fn new(seed: u64) -> FetchSessions {
+        FetchSessions { sessions: BTreeMap::new(), seed }
+    }
+
+    /// Finds or makes the session of a request and brings it up to date.
+    pub(crate) fn admit(
+        &mut self,
+        now_us: u64,
+        session_id: i32,
+        epoch: i32,
+        topics: Vec<FetchTopic>,
+        forgotten: &[ForgottenTopic],
+    ) -> Result<Admitted, ErrorCode> {
+        match epoch {
+            FINAL_EPOCH | INITIAL_EPOCH => {
+                self.sessions.remove(&session_id);
+                let partitions = flatten(topics);
+                let session_id = match epoch {
+                    INITIAL_EPOCH => self.create(now_us, partitions.clone()),
+                    _ => 0,
+                };
+                Ok(Admitted { session_id, incremental: false, partitions })
+            }
+            _ => {
+                let session = self.sessions.get_mut(&session_id).ok_or(ErrorCode::FetchSessionIdNotFound)?;
+                if session.epoch != epoch {
+                    return Err(ErrorCode::InvalidFetchSessionEpoch);
+                }
+                session.epoch = epoch.checked_add(1).unwrap_or(1);
+                session.used_us = now_us;
+                session.update(flatten(topics), forgotten);
+                Ok(Admitted { session_id, incremental: true, partitions: session.partitions.clone() })
+            }
+        }
+    }
+
+    /// Remembers what was told of a session's partitions, by their positions.
+    pub(crate) fn remember(&mut self, session_id: i32, told: &[(PartitionKey, Told)]) {
+        let Some(session) = self.sessions.get_mut(&session_id) else { return };
+        let told: HashMap<&PartitionKey, Told> = told.iter().map(|(key, told)| (key, *told)).collect();
+        for partition in &mut session.partitions {
+            if let Some(told) = told.get(&partition.key) {
+                partition.told = Some(*told);
+            }
+        }
+    }
+
+    /// A new session, in place of the one that was idle longest when all slots are taken. 0 where it has too
+    /// many partitions to be remembered.
+    fn create(&mut self, now_us: u64, partitions: Vec<SessionPartition>) -> i32 {
+        if partitions.is_empty() || partitions.len() > FETCH_SESSION_PARTITIONS_MAX {
+            return 0;
+        }
+        if self.sessions.len() >= FETCH_SESSIONS_PER_SHARD_MAX {
+            let idlest = self.sessions.iter().min_by_key(|(_, session)| session.used_us).map(|(id, _)| *id);
+            self.sessions.remove(&idlest.expect("there are sessions"));
+        }
+        let id = loop {
+            self.seed = mix64(self.seed);
+            let id = i32::try_from(self.seed >> 33).expect("31 bits are left");
+            if id != 0 && !self.sessions.contains_key(&id) {
+                break id;
+            }
+        };
+        self.sessions.insert(id, Session { epoch: 1, partitions, used_us: now_us });
+        id
+    }
+}
+
+impl Session {
+    /// Named partitions are changed or added at the end, forgotten ones leave.
+    fn update(&mut self, named: Vec<SessionPartition>, forgotten: &[ForgottenTopic]) {
+        if !named.is_empty() {
+            let positions: HashMap<PartitionKey, usize> =
+                self.partitions.iter().enumerate().map(|(at, p)| (p.key.clone(), at)).collect();
+            for partition in named {
+                match positions.get(&partition.key) {
+                    Some(at) => self.partitions[*at].request = partition.request,
+                    None if self.partitions.len() < FETCH_SESSION_PARTITIONS_MAX => {
+                        self.partitions.push(partition)
+                    }
+                    None => {}
+                }
+            }
+        }
+        for topic in forgotten {
+            let gone = |key: &PartitionKey| {
+                key.topic == topic.topic
+                    && key.topic_id == topic_id(topic.topic_id)
+                    && topic.partitions.contains(&key.partition)
+            };
+            self.partitions.retain(|partition| !gone(&partition.key));
+        }
+    }
+}
+
+fn flatten(topics: Vec<FetchTopic>) -> Vec<SessionPartition> {
+    let mut partitions = Vec::new();
+    for topic in topics {
+        let (name, topic_id) = (kafka_string(topic.topic.as_str()), topic_id(topic.topic_id));
+        for request in topic.partitions {
+            let key = PartitionKey { topic: name.clone(), topic_id, partition: request.partition };
+            partitions.push(SessionPartition { key, request, told: None });
+        }
+    }
+    partitions
+}

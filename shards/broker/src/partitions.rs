@@ -1,0 +1,80 @@
+//! Requests that name topics and partitions, ask the owner of each, and answer in the same shape.
+
+use protocol::messages::KafkaString;
+use types::TopicId;
+
+use crate::PartitionError;
+use crate::broker::Target;
+use crate::op::{Op, OpResult};
+use crate::state::State;
+use crate::step::{Gather, RequestInfo, Step};
+
+/// The partitions of a request: those that an owner is asked about, and those refused at once.
+#[derive(Default)]
+pub(crate) struct PartitionRequests {
+    topics: Vec<RequestedTopic>,
+    ops: Vec<(Target, Op)>,
+}
+
+/// A topic's name or id, and the refusals of its partitions by their number; `None` where an owner is asked.
+type RequestedTopic = (KafkaString, TopicId, Vec<(i32, Option<PartitionError>)>);
+
+/// A topic of the request with what came of its partitions.
+pub(crate) struct AskedTopic {
+    pub name: KafkaString,
+    pub id: TopicId,
+    pub partitions: Vec<Asked>,
+}
+
+/// A partition of the request with what came of it.
+pub(crate) struct Asked {
+    pub index: i32,
+    pub outcome: Result<OpResult, PartitionError>,
+}
+
+impl PartitionRequests {
+    /// The next topic; partitions that follow are its.
+    pub(crate) fn topic(&mut self, name: KafkaString, id: TopicId) {
+        self.topics.push((name, id, Vec::new()));
+    }
+
+    /// The next partition of the last topic.
+    pub(crate) fn partition(&mut self, index: i32, op: Result<(Target, Op), PartitionError>) {
+        let (_, _, partitions) = self.topics.last_mut().expect("a partition follows its topic");
+        match op {
+            Ok(op) => {
+                self.ops.push(op);
+                partitions.push((index, None));
+            }
+            Err(error) => partitions.push((index, Some(error))),
+        }
+    }
+
+    /// Asks the owners and goes on with their answers. Owners always answer in the end; a deadline is for
+    /// answers that depend on other nodes.
+    pub(crate) fn gather(
+        self,
+        deadline_us: Option<u64>,
+        finish: impl FnOnce(&mut State, Vec<AskedTopic>) -> Step + 'static,
+    ) -> Step {
+        let PartitionRequests { topics, ops } = self;
+        let finish = move |state: &mut State, _: RequestInfo<'_>, results: Vec<OpResult>| {
+            let mut results = results.into_iter();
+            let mut outcome = |refused: Option<PartitionError>| match refused {
+                Some(error) => Err(error),
+                None => Ok(results.next().expect("every operation has a result")),
+            };
+            let answered = topics.into_iter().map(|(name, id, partitions)| AskedTopic {
+                name,
+                id,
+                partitions: partitions
+                    .into_iter()
+                    .map(|(index, refused)| Asked { index, outcome: outcome(refused) })
+                    .collect(),
+            });
+            let answered = answered.collect();
+            finish(state, answered)
+        };
+        Step::Gather(Gather { ops, deadline_us, finish: Box::new(finish) })
+    }
+}

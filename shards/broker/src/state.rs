@@ -1,0 +1,77 @@
+//! What handlers share: the metadata image, the leaders, the fetch sessions.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use metadata::{MetadataImage, Topic};
+use protocol::messages::ErrorCode;
+use types::{GroupId, NodeId, PartitionIndex, Term, TopicId};
+
+use crate::BrokerConfig;
+use crate::fetch_session::FetchSessions;
+
+/// The state of one shard's broker side that outlives a request.
+pub(crate) struct State {
+    pub config: Arc<BrokerConfig>,
+    pub image: Arc<MetadataImage>,
+    pub leaders: HashMap<GroupId, (Term, Option<NodeId>)>,
+    pub sessions: FetchSessions,
+    /// Producer ids that this shard may give out.
+    pub producer_ids: Range<i64>,
+    /// A seed for ids made here; advanced with each use.
+    pub seed: u64,
+}
+
+/// A partition that a request names, with the topic it belongs to.
+pub(crate) struct Located {
+    pub topic: Arc<Topic>,
+    pub group: GroupId,
+}
+
+impl State {
+    /// The partition of a topic named by name, or by id where the name is empty.
+    pub(crate) fn locate(&self, name: &str, id: TopicId, partition: i32) -> Result<Located, ErrorCode> {
+        let topic = match (name.is_empty(), id) {
+            (true, TopicId::ZERO) => return Err(ErrorCode::UnknownTopicOrPartition),
+            (true, id) => self.image.topic_by_id(id).ok_or(ErrorCode::UnknownTopicId)?,
+            (false, _) => self.image.topic(name).ok_or(ErrorCode::UnknownTopicOrPartition)?,
+        };
+        let found = usize::try_from(partition).ok().and_then(|index| topic.partitions.get(index));
+        let group = found.ok_or(ErrorCode::UnknownTopicOrPartition)?.group;
+        Ok(Located { topic: Arc::clone(topic), group })
+    }
+
+    /// Who leads a group, once that is known.
+    pub(crate) fn leader(&self, group: GroupId) -> Option<(NodeId, Term)> {
+        match self.leaders.get(&group) {
+            Some((term, Some(node))) => Some((*node, *term)),
+            _ => None,
+        }
+    }
+
+    /// The broker that clients may take for the controller: any registered one passes admin requests on, so it is
+    /// the one that answers, once it is registered.
+    pub(crate) fn controller(&self) -> Option<NodeId> {
+        self.image.broker(self.config.node).map(|broker| broker.node)
+    }
+
+    /// The next value of the seed.
+    pub(crate) fn next_seed(&mut self) -> u64 {
+        self.seed = types::hash::mix64(self.seed);
+        self.seed
+    }
+
+    /// The partition of `__consumer_offsets` that coordinates a consumer group, as Kafka places it.
+    pub(crate) fn coordinator_of(&self, group_id: &str) -> Option<(PartitionIndex, GroupId)> {
+        let topic = self.image.topic(OFFSETS_TOPIC)?;
+        let count = i32::try_from(topic.partitions.len()).ok().filter(|count| *count > 0)?;
+        // Kafka's Utils.abs clears the sign bit, so that i32::MIN has a partition too.
+        let index = (types::hash::java_string_hash(group_id) & i32::MAX) % count;
+        let partition = topic.partitions.get(usize::try_from(index).ok()?)?;
+        Some((PartitionIndex(index), partition.group))
+    }
+}
+
+/// The topic that holds consumer groups and their offsets.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";

@@ -1,0 +1,383 @@
+//! Fetch: waiting, sessions, limits.
+
+use broker::{FetchedPartition, Op, OpResult, OpToken, PartitionError, Target};
+use bytes::Bytes;
+use protocol::frame::Request;
+use protocol::messages::fetch_request::{
+    FetchPartition, FetchRequestData, FetchTopic, ForgottenTopic, ReplicaState,
+};
+use protocol::messages::fetch_response::FetchResponseData;
+use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
+use types::limits::FETCH_BYTES_MAX;
+use types::{Offset, TopicId};
+
+use crate::world::*;
+
+pub fn partition(partition: i32, fetch_offset: i64) -> FetchPartition {
+    FetchPartition { partition, fetch_offset, partition_max_bytes: 1_000_000, ..Default::default() }
+}
+
+/// A fetch without a session that waits half a second for one byte.
+pub fn fetch_request(partitions: &[FetchPartition]) -> FetchRequestData {
+    let topic =
+        FetchTopic { topic: kafka_string(ORDERS), partitions: partitions.to_vec(), ..Default::default() };
+    FetchRequestData {
+        max_wait_ms: 500,
+        min_bytes: 1,
+        max_bytes: 10_000_000,
+        topics: vec![topic],
+        ..Default::default()
+    }
+}
+
+fn in_session(session_id: i32, session_epoch: i32, partitions: &[FetchPartition]) -> FetchRequestData {
+    let mut request = FetchRequestData { session_id, session_epoch, ..fetch_request(partitions) };
+    request.topics.retain(|topic| !topic.partitions.is_empty());
+    request
+}
+
+fn records(bytes: usize) -> Vec<Bytes> {
+    vec![vec![1; bytes].into()]
+}
+
+/// Answers every item alike.
+fn every(op: &Op, high_watermark: i64, records: &[Bytes]) -> OpResult {
+    let items = fetch_op(op).items.iter();
+    let partitions = items.map(|item| fetched(item, high_watermark, records.to_vec())).collect();
+    let bytes: usize = records.iter().map(Bytes::len).sum();
+    OpResult::Fetch { partitions, waiting: fetch_op(op).wait && bytes < fetch_op(op).min_bytes }
+}
+
+/// Index, error, high watermark and bytes of every partition.
+fn shown(response: &FetchResponseData) -> Vec<(i32, ErrorCode, i64, usize)> {
+    let partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+    partitions
+        .map(|p| {
+            (
+                p.partition_index,
+                code(p.error_code),
+                p.high_watermark,
+                p.records.as_ref().map_or(0, Bytes::len),
+            )
+        })
+        .collect()
+}
+
+fn send(world: &mut World, version: i16, request: &FetchRequestData) {
+    world.send(CLIENT, version, &Request::Fetch(request.clone()));
+}
+
+fn fetch(
+    world: &mut World,
+    request: &FetchRequestData,
+    serve: impl FnMut(&Op) -> OpResult,
+) -> FetchResponseData {
+    send(world, 12, request);
+    world.serve(serve);
+    world.pop_fetch_response(12)
+}
+
+#[test]
+fn what_is_there_is_answered_at_once() {
+    let mut world = World::new();
+    let request = fetch_request(&[partition(1, 5), partition(0, 7)]);
+    send(&mut world, 12, &request);
+    let groups = [world.group(ORDERS, 1), world.group(ORDERS, 0)];
+    let (target, token, op) = world.pop_op();
+    let asked = fetch_op(&op);
+    assert_eq!(
+        (target, asked.wait, asked.min_bytes, asked.max_bytes),
+        (Target::Group(groups[0]), true, 1, 10_000_000)
+    );
+    let items: Vec<_> = asked.items.iter().map(|i| (i.slot, i.group, i.offset, i.max_bytes)).collect();
+    assert_eq!(items, [(0, groups[0], Offset(5), 1_000_000), (1, groups[1], Offset(7), 1_000_000)]);
+    assert!(world.ops.is_empty(), "one shard is asked once");
+    let partitions = vec![fetched(&asked.items[1], 8, records(3)), fetched(&asked.items[0], 5, vec![])];
+    world.answer(token, OpResult::Fetch { partitions, waiting: false });
+    let response = world.pop_fetch_response(12);
+    assert_eq!(shown(&response), [(1, ErrorCode::None, 5, 0), (0, ErrorCode::None, 8, 3)]);
+    assert!(world.ops.is_empty(), "nobody waits for more");
+}
+
+#[test]
+fn too_few_bytes_wait_until_an_owner_has_more() {
+    let mut world = World::new();
+    send(&mut world, 12, &fetch_request(&[partition(0, 0)]));
+    let (target, token, op) = world.pop_op();
+    world.answer(token, every(&op, 0, &[]));
+    assert!(world.responses.is_empty() && world.ops.is_empty());
+    assert_eq!(world.broker.next_deadline_us(), Some(world.now.mono_us + 500_000));
+
+    world.answer(token, OpResult::FetchWake);
+    let (cancelled, _, op) = world.pop_op();
+    assert!(matches!(op, Op::CancelFetchWait));
+    assert_eq!(cancelled, target);
+    let (_, token, op) = world.pop_op();
+    assert!(fetch_op(&op).wait, "there may be too little still");
+    world.answer(token, every(&op, 1, &records(9)));
+    assert_eq!(shown(&world.pop_fetch_response(12)), [(0, ErrorCode::None, 1, 9)]);
+    assert_eq!(world.broker.next_deadline_us(), None);
+}
+
+#[test]
+fn a_wake_that_overtakes_the_first_answer_is_not_lost() {
+    let mut world = World::empty(&[], 2);
+    let groups = world.create_topic(ORDERS, ORDERS_ID, &[1, 1, 1, 1]);
+    let layout = config(2).layout;
+    let second =
+        groups.iter().position(|g| layout.shard_of(*g) != layout.shard_of(groups[0])).expect("two shards");
+    send(&mut world, 12, &fetch_request(&[partition(0, 0), partition(second as i32, 0)]));
+    let (_, slow_token, slow_op) = world.pop_op();
+    let (_, quick_token, quick_op) = world.pop_op();
+    world.answer(quick_token, every(&quick_op, 0, &[]));
+    world.answer(quick_token, OpResult::FetchWake);
+    assert!(world.responses.is_empty());
+    world.answer(slow_token, every(&slow_op, 0, &[]));
+    let cancelled = world.ops.iter().filter(|(_, _, op)| matches!(op, Op::CancelFetchWait)).count();
+    assert_eq!(cancelled, 2);
+    world.serve(|op| every(op, 1, &records(4)));
+    assert_eq!(shown(&world.pop_fetch_response(12)).len(), 2);
+}
+
+#[test]
+fn an_owner_that_waits_in_vain_is_told() {
+    let mut world = World::empty(&[], 2);
+    let groups = world.create_topic(ORDERS, ORDERS_ID, &[1, 1, 1, 1]);
+    let layout = config(2).layout;
+    let second =
+        groups.iter().position(|g| layout.shard_of(*g) != layout.shard_of(groups[0])).expect("two shards");
+    send(&mut world, 12, &fetch_request(&[partition(0, 0), partition(second as i32, 0)]));
+    let (idle, idle_token, idle_op) = world.pop_op();
+    let (_, busy_token, busy_op) = world.pop_op();
+    world.answer(idle_token, every(&idle_op, 0, &[]));
+    world.answer(busy_token, every(&busy_op, 1, &records(4)));
+    assert_eq!(shown(&world.pop_fetch_response(12)).len(), 2);
+    let (target, token, op) = world.pop_op();
+    assert!(matches!(op, Op::CancelFetchWait));
+    assert_eq!((target, token.request), (idle, idle_token.request));
+    assert!(world.ops.is_empty(), "the other one does not wait");
+}
+
+#[test]
+fn nothing_comes_until_the_deadline() {
+    let mut world = World::new();
+    send(&mut world, 12, &fetch_request(&[partition(0, 0)]));
+    world.serve(|op| every(op, 3, &[]));
+    world.pass_ms(499);
+    assert!(world.ops.is_empty() && world.responses.is_empty());
+    world.pass_ms(1);
+    world.serve(|op| {
+        assert!(!fetch_op(op).wait, "it has waited enough");
+        every(op, 3, &[])
+    });
+    assert_eq!(shown(&world.pop_fetch_response(12)), [(0, ErrorCode::None, 3, 0)]);
+    assert_eq!(world.broker.next_deadline_us(), None);
+}
+
+#[test]
+fn min_bytes_counts_over_all_partitions() {
+    let mut world = World::new();
+    let request = FetchRequestData { min_bytes: 10, ..fetch_request(&[partition(0, 0), partition(1, 0)]) };
+    let response = fetch(&mut world, &request, |op| every(op, 1, &records(5)));
+    assert_eq!(shown(&response).len(), 2);
+}
+
+#[test]
+fn errors_and_empty_requests_are_answered_at_once() {
+    let mut world = World::new();
+    let error = PartitionError::from(ErrorCode::OffsetOutOfRange);
+    let response = fetch(&mut world, &fetch_request(&[partition(0, 99)]), |op| OpResult::Fetch {
+        partitions: vec![FetchedPartition {
+            error: Some(error.clone()),
+            ..fetched(&fetch_op(op).items[0], 5, vec![])
+        }],
+        waiting: true,
+    });
+    assert_eq!(shown(&response), [(0, ErrorCode::OffsetOutOfRange, 5, 0)]);
+
+    let response = fetch(&mut world, &fetch_request(&[partition(9, 0), partition(0, 0)]), |op| {
+        assert!(!fetch_op(op).wait, "the client has to hear of the partition that is missing");
+        every(op, 5, &[])
+    });
+    assert_eq!(
+        shown(&response),
+        [(9, ErrorCode::UnknownTopicOrPartition, -1, 0), (0, ErrorCode::None, 5, 0)]
+    );
+
+    let response = fetch(&mut world, &in_session(0, -1, &[]), |op| panic!("nothing is asked for: {op:?}"));
+    assert_eq!(shown(&response), []);
+
+    let impatient = FetchRequestData { max_wait_ms: 0, ..fetch_request(&[partition(0, 0)]) };
+    let response = fetch(&mut world, &impatient, |op| {
+        assert!(!fetch_op(op).wait);
+        every(op, 5, &[])
+    });
+    assert_eq!(shown(&response), [(0, ErrorCode::None, 5, 0)]);
+}
+
+#[test]
+fn a_diverging_log_and_a_leader_elsewhere_are_told() {
+    let mut world = World::new();
+    send(&mut world, 16, &{
+        let mut request = fetch_request(&[partition(0, 9), partition(1, 9)]);
+        request.topics[0].topic = kafka_string("");
+        request.topics[0].topic_id = kafka_uuid(ORDERS_ID);
+        request
+    });
+    world.serve(|op| {
+        let items = &fetch_op(op).items;
+        let diverging = FetchedPartition { diverging: Some((4, 6)), ..fetched(&items[0], 5, vec![]) };
+        let elsewhere = FetchedPartition { error: Some(not_leader()), ..fetched(&items[1], -1, vec![]) };
+        OpResult::Fetch { partitions: vec![diverging, elsewhere], waiting: false }
+    });
+    let response = world.pop_fetch_response(16);
+    let [diverging, elsewhere] = &response.responses[0].partitions[..] else { panic!("two partitions") };
+    assert_eq!((diverging.diverging_epoch.epoch, diverging.diverging_epoch.end_offset), (4, 6));
+    assert_eq!((elsewhere.current_leader.leader_id, elsewhere.current_leader.leader_epoch), (2, 6));
+    assert_eq!(response.node_endpoints.len(), 1);
+    assert_eq!(response.node_endpoints[0].rack.as_ref().map(|rack| rack.as_str()), Some("rack-b"));
+}
+
+#[test]
+fn topics_are_named_by_id_from_version_13_on() {
+    for (id, expected) in [(ORDERS_ID, ErrorCode::None), (TopicId([9; 16]), ErrorCode::UnknownTopicId)] {
+        let mut world = World::new();
+        let mut request = fetch_request(&[partition(0, 0)]);
+        request.topics[0].topic = kafka_string("");
+        request.topics[0].topic_id = kafka_uuid(id);
+        send(&mut world, 13, &request);
+        world.serve(|op| every(op, 1, &records(2)));
+        let response = world.pop_fetch_response(13);
+        assert_eq!(response.responses[0].topic_id, kafka_uuid(id));
+        assert_eq!(code(response.responses[0].partitions[0].error_code), expected);
+    }
+}
+
+#[test]
+fn max_bytes_holds_over_shards_but_the_first_batch_always_goes() {
+    let mut world = World::empty(&[], 2);
+    let groups = world.create_topic(ORDERS, ORDERS_ID, &[1; 8]);
+    let layout = config(2).layout;
+    let second =
+        groups.iter().position(|g| layout.shard_of(*g) != layout.shard_of(groups[0])).expect("two shards");
+    let both = [partition(0, 0), partition(second as i32, 0)];
+    let sizes = |world: &mut World, max_bytes: i32| {
+        let response = fetch(world, &FetchRequestData { max_bytes, ..fetch_request(&both) }, |op| {
+            assert_eq!(fetch_op(op).max_bytes, max_bytes as usize);
+            every(op, 1, &records(100))
+        });
+        shown(&response).into_iter().map(|(_, _, _, bytes)| bytes).collect::<Vec<_>>()
+    };
+    assert_eq!(sizes(&mut world, 200), [100, 100]);
+    assert_eq!(sizes(&mut world, 199), [100, 0]);
+    assert_eq!(sizes(&mut world, 10), [100, 0]);
+    send(&mut world, 12, &FetchRequestData { max_bytes: i32::MAX, ..fetch_request(&both) });
+    assert_eq!(fetch_op(&world.ops[0].2).max_bytes, FETCH_BYTES_MAX);
+    let negative = FetchRequestData { max_bytes: -1, min_bytes: -1, ..fetch_request(&[partition(0, 0)]) };
+    send(&mut world, 12, &negative);
+    assert_eq!(fetch_op(&world.ops[2].2).max_bytes, 0);
+}
+
+#[test]
+fn a_client_that_poses_as_a_replica_reads_nothing() {
+    for (version, request) in [
+        (7, FetchRequestData { replica_id: 2, ..fetch_request(&[partition(0, 0)]) }),
+        (14, FetchRequestData { replica_id: 0, ..in_session(0, -1, &[]) }),
+        (
+            15,
+            FetchRequestData {
+                replica_state: ReplicaState { replica_id: 2, ..Default::default() },
+                ..in_session(0, -1, &[])
+            },
+        ),
+    ] {
+        let mut world = World::new();
+        send(&mut world, version, &request);
+        assert!(world.ops.is_empty());
+        let response = world.pop_fetch_response(version);
+        assert_eq!(code(response.error_code), ErrorCode::ClusterAuthorizationFailed);
+        assert!(response.responses.is_empty());
+    }
+}
+
+#[test]
+fn a_session_tells_only_what_changed() {
+    let mut world = World::new();
+    let full = fetch(&mut world, &in_session(0, 0, &[partition(0, 0), partition(1, 0)]), |op| {
+        every(op, 1, &records(3))
+    });
+    let session = full.session_id;
+    assert!(session > 0);
+    assert_eq!(shown(&full).len(), 2);
+
+    // Partition 0 moves on and has nothing new; partition 1 is as it was.
+    let group = world.group(ORDERS, 1);
+    let mut serve = |op: &Op| OpResult::Fetch {
+        partitions: fetch_op(op)
+            .items
+            .iter()
+            .map(|item| fetched(item, 1, if item.group == group { records(3) } else { vec![] }))
+            .collect(),
+        waiting: false,
+    };
+    let step = fetch(&mut world, &in_session(session, 1, &[partition(0, 1)]), &mut serve);
+    assert_eq!((step.session_id, shown(&step)), (session, vec![(1, ErrorCode::None, 1, 3)]));
+
+    // A new high watermark is news without records; nobody hurries for it.
+    let mut serve = |op: &Op| OpResult::Fetch {
+        partitions: fetch_op(op)
+            .items
+            .iter()
+            .map(|item| fetched(item, if item.group == group { 2 } else { 1 }, vec![]))
+            .collect(),
+        waiting: fetch_op(op).wait,
+    };
+    send(&mut world, 12, &in_session(session, 2, &[partition(1, 1)]));
+    world.serve(&mut serve);
+    assert!(world.responses.is_empty());
+    world.pass_ms(500);
+    world.serve(&mut serve);
+    assert_eq!(shown(&world.pop_fetch_response(12)), [(1, ErrorCode::None, 2, 0)]);
+}
+
+#[test]
+fn a_session_forgets_and_adds_partitions() {
+    let mut world = World::new();
+    let full = fetch(&mut world, &in_session(0, 0, &[partition(0, 0), partition(1, 0)]), |op| {
+        every(op, 1, &records(3))
+    });
+    let forgotten = ForgottenTopic { topic: kafka_string(ORDERS), partitions: vec![0], ..Default::default() };
+    let request = FetchRequestData {
+        forgotten_topics_data: vec![forgotten],
+        ..in_session(full.session_id, 1, &[partition(2, 0)])
+    };
+    let step = fetch(&mut world, &request, |op| every(op, 1, &records(3)));
+    assert_eq!(shown(&step), [(1, ErrorCode::None, 1, 3), (2, ErrorCode::None, 1, 3)]);
+}
+
+#[test]
+fn a_session_has_epochs_and_ends() {
+    let mut world = World::new();
+    let full = fetch(&mut world, &in_session(0, 0, &[partition(0, 0)]), |op| every(op, 1, &records(3)));
+    let session = full.session_id;
+    let refused = |world: &mut World, request: &FetchRequestData| {
+        let response = fetch(world, request, |op| panic!("refused at once: {op:?}"));
+        assert_eq!((response.session_id, response.responses.len()), (0, 0));
+        code(response.error_code)
+    };
+    assert_eq!(refused(&mut world, &in_session(session, 7, &[])), ErrorCode::InvalidFetchSessionEpoch);
+    assert_eq!(refused(&mut world, &in_session(session, -7, &[])), ErrorCode::InvalidFetchSessionEpoch);
+    assert_eq!(refused(&mut world, &in_session(session ^ 1, 1, &[])), ErrorCode::FetchSessionIdNotFound);
+    // The session stands; its end is asked for by epoch -1.
+    let last =
+        fetch(&mut world, &in_session(session, -1, &[partition(0, 0)]), |op| every(op, 1, &records(3)));
+    assert_eq!((last.session_id, shown(&last).len()), (0, 1));
+    assert_eq!(refused(&mut world, &in_session(session, 1, &[])), ErrorCode::FetchSessionIdNotFound);
+}
+
+#[test]
+fn a_wake_for_a_request_that_is_gone_is_ignored() {
+    let mut world = World::new();
+    world.answer(OpToken { request: 12_345, part: 0 }, OpResult::FetchWake);
+    assert!(world.ops.is_empty() && world.responses.is_empty());
+}

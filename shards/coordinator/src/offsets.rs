@@ -1,0 +1,499 @@
+//! OffsetCommit, OffsetFetch, OffsetDelete, and the offsets that nobody needs any more.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use types::Now;
+use types::limits::TOPIC_NAME_CHARS_MAX;
+
+use crate::coordinator::GroupCoordinator;
+use crate::env::{PendingWrite, commit_append_error, kafka, owned};
+use crate::group::{ClassicGroup, GroupState};
+use crate::messages::*;
+use crate::records::{
+    OffsetKey, OffsetValue, STRING_BYTES_MAX, group_tombstone, offset_record, offset_tombstone,
+};
+use crate::{Action, CoordinatorRecord, GroupResponse, RequestContext, RequestToken};
+
+/// The first version that knows GROUP_ID_NOT_FOUND.
+const FIRST_VERSION_WITH_GROUP_ID_NOT_FOUND: i16 = 9;
+/// The value of `retention_time_ms` that asks for the broker's retention.
+const DEFAULT_RETENTION_TIME_MS: i64 = -1;
+/// What a fetch answers for a partition without a committed offset.
+const NO_OFFSET: i64 = -1;
+const NO_LEADER_EPOCH: i32 = -1;
+/// Groups looked at in one turn of the retention check, and tombstones in one append of it.
+const EXPIRY_GROUPS_PER_TURN: usize = 256;
+const TOMBSTONES_PER_WRITE: usize = 1_000;
+
+impl GroupCoordinator {
+    pub(crate) fn on_offset_commit(
+        &mut self,
+        now: Now,
+        token: RequestToken,
+        context: &RequestContext,
+        request: OffsetCommitRequestData,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Err(error) = self.validate_offset_commit(context.api_version, &request) {
+            let response = commit_error(&request, error);
+            self.env(now, actions).respond(token, GroupResponse::OffsetCommit(response));
+            return;
+        }
+        let group_id = owned(&request.group_id);
+        {
+            let (group, mut env) = self.split(now, &group_id, actions);
+            if let Some(group) = group
+                && matches!(group.state, GroupState::Stable | GroupState::PreparingRebalance)
+            {
+                group.extend_session(&mut env, request.member_id.as_str());
+            }
+        }
+        let (response, records, keys) = self.plan_commit(now, &group_id, &request);
+        let mut env = self.env(now, actions);
+        if records.is_empty() {
+            env.respond(token, GroupResponse::OffsetCommit(response));
+        } else {
+            env.append(records, PendingWrite::OffsetCommit { token, response, keys });
+        }
+    }
+
+    /// The records of a commit, their keys, and the response once they are written. Partitions that
+    /// may not be stored have their error in it and no record.
+    fn plan_commit(
+        &self,
+        now: Now,
+        group_id: &Arc<str>,
+        request: &OffsetCommitRequestData,
+    ) -> (OffsetCommitResponseData, Vec<CoordinatorRecord>, Vec<OffsetKey>) {
+        let mut records = Vec::new();
+        let mut keys = Vec::new();
+        let mut response = commit_error(request, ErrorCode::None);
+        for (topic, answers) in request.topics.iter().zip(&mut response.topics) {
+            let topic_name = owned(&topic.name);
+            for (partition, answer) in topic.partitions.iter().zip(&mut answers.partitions) {
+                let key = OffsetKey {
+                    group: group_id.clone(),
+                    topic: topic_name.clone(),
+                    partition: partition.partition_index,
+                };
+                match self.check_committed(&key, partition.committed_metadata.as_ref(), keys.len()) {
+                    Ok(()) => {
+                        let value = committed_value(now, partition, request.retention_time_ms);
+                        records.push(offset_record(&key, &value));
+                        keys.push(key);
+                    }
+                    Err(error) => answer.error_code = error.code(),
+                }
+            }
+        }
+        (response, records, keys)
+    }
+
+    /// Who may commit: a member of the present generation outside the sync phase, and anybody
+    /// without a generation while the group is empty.
+    fn validate_offset_commit(
+        &self,
+        api_version: i16,
+        request: &OffsetCommitRequestData,
+    ) -> Result<(), ErrorCode> {
+        if request.group_id.len() > STRING_BYTES_MAX {
+            return Err(ErrorCode::InvalidGroupId);
+        }
+        let generation = request.generation_id_or_member_epoch;
+        let group_id = request.group_id.as_str();
+        let instance = request.group_instance_id.as_ref().map(KafkaString::as_str);
+        let Some(group) = self.groups.get(group_id) else {
+            return match (generation < 0, self.has_group(group_id)) {
+                (true, _) => Ok(()),
+                (false, true) => Err(ErrorCode::UnknownMemberId),
+                (false, false) if api_version >= FIRST_VERSION_WITH_GROUP_ID_NOT_FOUND => {
+                    Err(ErrorCode::GroupIdNotFound)
+                }
+                (false, false) => Err(ErrorCode::IllegalGeneration),
+            };
+        };
+        if generation < 0 && group.state == GroupState::Empty {
+            return Ok(());
+        }
+        if generation < 0 && request.member_id.is_empty() && instance.is_none() {
+            return Err(ErrorCode::UnknownMemberId);
+        }
+        group.validate_member(request.member_id.as_str(), instance)?;
+        if generation != group.generation {
+            return Err(ErrorCode::IllegalGeneration);
+        }
+        if group.state == GroupState::CompletingRebalance {
+            return Err(ErrorCode::RebalanceInProgress);
+        }
+        Ok(())
+    }
+
+    /// Whether one offset may be stored. `in_request` counts those of the same request before it.
+    fn check_committed(
+        &self,
+        key: &OffsetKey,
+        metadata: Option<&KafkaString>,
+        in_request: usize,
+    ) -> Result<(), ErrorCode> {
+        if key.topic.is_empty() || key.topic.len() > TOPIC_NAME_CHARS_MAX {
+            return Err(ErrorCode::UnknownTopicOrPartition);
+        }
+        let text = metadata.map_or("", KafkaString::as_str);
+        let is_short = text.len() <= self.config.offset_metadata_max
+            || text.encode_utf16().count() <= self.config.offset_metadata_max;
+        if !is_short || text.len() > STRING_BYTES_MAX {
+            return Err(ErrorCode::OffsetMetadataTooLarge);
+        }
+        let is_new = self.offsets.get(&key.group, &key.topic, key.partition).is_none();
+        let total = self.offsets.len() + self.writes.offsets_in_flight() + in_request;
+        if is_new && total >= self.config.offsets_max {
+            return Err(ErrorCode::InvalidCommitOffsetSize);
+        }
+        if !self.has_group(&key.group) && self.offsets.groups().len() >= self.config.groups_max {
+            return Err(ErrorCode::InvalidCommitOffsetSize);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_offset_fetch(
+        &self,
+        request: &OffsetFetchRequestGroup,
+        require_stable: bool,
+    ) -> OffsetFetchResponseGroup {
+        let group = owned(&request.group_id);
+        let partition = |topic: &Arc<str>, partition_index: i32| {
+            let key = OffsetKey { group: group.clone(), topic: topic.clone(), partition: partition_index };
+            if require_stable && self.writes.offset_in_flight(&key) {
+                return fetched_partition(partition_index, None, ErrorCode::UnstableOffsetCommit);
+            }
+            let value = self.offsets.get(&key.group, &key.topic, key.partition);
+            fetched_partition(partition_index, value, ErrorCode::None)
+        };
+        let topics = match &request.topics {
+            Some(topics) => topics
+                .iter()
+                .map(|topic| {
+                    let name = owned(&topic.name);
+                    OffsetFetchResponseTopics {
+                        name: topic.name.clone(),
+                        topic_id: topic.topic_id,
+                        partitions: topic
+                            .partition_indexes
+                            .iter()
+                            .map(|index| partition(&name, *index))
+                            .collect(),
+                        ..OffsetFetchResponseTopics::default()
+                    }
+                })
+                .collect(),
+            None => self
+                .offsets
+                .group(&group)
+                .into_iter()
+                .flatten()
+                .map(|(name, partitions)| OffsetFetchResponseTopics {
+                    name: kafka(name),
+                    partitions: partitions.keys().map(|index| partition(name, *index)).collect(),
+                    ..OffsetFetchResponseTopics::default()
+                })
+                .collect(),
+        };
+        OffsetFetchResponseGroup {
+            group_id: request.group_id.clone(),
+            topics,
+            ..OffsetFetchResponseGroup::default()
+        }
+    }
+
+    pub(crate) fn on_offset_delete(
+        &mut self,
+        now: Now,
+        token: RequestToken,
+        request: &OffsetDeleteRequestData,
+        actions: &mut Vec<Action>,
+    ) {
+        let (response, records) = match self.validate_offset_delete(request) {
+            Ok(()) => self.plan_offset_delete(request),
+            Err(error) => (delete_error(error), Vec::new()),
+        };
+        let offsets = records.len() as u64;
+        let mut env = self.env(now, actions);
+        if records.is_empty() {
+            env.respond(token, GroupResponse::OffsetDelete(response));
+        } else {
+            env.append(records, PendingWrite::OffsetDelete { token, response, offsets });
+        }
+    }
+
+    fn validate_offset_delete(&self, request: &OffsetDeleteRequestData) -> Result<(), ErrorCode> {
+        if request.group_id.is_empty() {
+            return Err(ErrorCode::InvalidGroupId);
+        }
+        match self.groups.get(request.group_id.as_str()) {
+            // Which topics other kinds of members use cannot be told.
+            Some(group) if group.state != GroupState::Empty && !group.uses_consumer_protocol() => {
+                Err(ErrorCode::NonEmptyGroup)
+            }
+            Some(_) => Ok(()),
+            None if self.has_group(request.group_id.as_str()) => Ok(()),
+            None => Err(ErrorCode::GroupIdNotFound),
+        }
+    }
+
+    fn plan_offset_delete(
+        &self,
+        request: &OffsetDeleteRequestData,
+    ) -> (OffsetDeleteResponseData, Vec<CoordinatorRecord>) {
+        let group_id = owned(&request.group_id);
+        let group = self.groups.get(&group_id);
+        let mut doomed = BTreeSet::new();
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let name = owned(&topic.name);
+            let is_subscribed = group.is_some_and(|group| group.is_subscribed_to(&name));
+            let error = if is_subscribed { ErrorCode::GroupSubscribedToTopic } else { ErrorCode::None };
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition in &topic.partitions {
+                let partition_index = partition.partition_index;
+                let key =
+                    OffsetKey { group: group_id.clone(), topic: name.clone(), partition: partition_index };
+                let exists = self.offsets.get(&group_id, &name, partition_index).is_some()
+                    || self.writes.offset_in_flight(&key);
+                if !is_subscribed && exists {
+                    doomed.insert(key);
+                }
+                partitions.push(OffsetDeleteResponsePartition {
+                    partition_index,
+                    error_code: error.code(),
+                    ..OffsetDeleteResponsePartition::default()
+                });
+            }
+            topics.push(OffsetDeleteResponseTopic {
+                name: topic.name.clone(),
+                partitions,
+                ..OffsetDeleteResponseTopic::default()
+            });
+        }
+        let response = OffsetDeleteResponseData { topics, ..OffsetDeleteResponseData::default() };
+        (response, doomed.iter().map(offset_tombstone).collect())
+    }
+
+    /// Tombstones for all offsets of a group, those included that are still being committed: the
+    /// log has the tombstone after them.
+    pub(crate) fn group_offset_tombstones(&self, group: &Arc<str>) -> Vec<CoordinatorRecord> {
+        let mut doomed: BTreeSet<_> = self.offsets.group_keys(group).collect();
+        doomed.extend(self.writes.group_offsets_in_flight(group).cloned());
+        doomed.iter().map(offset_tombstone).collect()
+    }
+
+    /// A topic was deleted: deletes the offsets committed for it, whoever is subscribed. Does
+    /// nothing when not active; the next leader compares [`GroupCoordinator::topics_with_offsets`]
+    /// with the topics that exist.
+    pub fn on_topic_deleted(&mut self, now: Now, topic: &str, actions: &mut Vec<Action>) {
+        if !self.is_active() {
+            return;
+        }
+        let mut doomed: BTreeSet<_> = self.offsets.topic_keys(topic).collect();
+        doomed.extend(self.writes.topic_offsets_in_flight(topic).cloned());
+        let doomed: Vec<_> = doomed.into_iter().collect();
+        let mut env = self.env(now, actions);
+        for chunk in doomed.chunks(TOMBSTONES_PER_WRITE) {
+            let records = chunk.iter().map(offset_tombstone).collect();
+            env.append(records, PendingWrite::Cleanup { groups: Vec::new(), expired: 0 });
+        }
+    }
+
+    /// Names of the topics that offsets are committed for, each once.
+    pub fn topics_with_offsets(&self) -> BTreeSet<&str> {
+        self.offsets.groups().values().flat_map(|topics| topics.keys().map(|topic| &**topic)).collect()
+    }
+
+    /// One turn of the retention check (`offsets.retention.minutes`, KIP-211). A check goes over all
+    /// groups in several turns, so that it never holds up the shard.
+    pub(crate) fn expire_offsets(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let turn = self.groups_after(self.expiry_cursor.as_ref(), EXPIRY_GROUPS_PER_TURN);
+        self.expiry_cursor = turn.last().filter(|_| turn.len() == EXPIRY_GROUPS_PER_TURN).cloned();
+        let mut doomed = Vec::new();
+        let mut empty_groups = Vec::new();
+        for group in turn {
+            if !self.expired_offsets(now, &group, &mut doomed) || !self.is_removable(&group) {
+                continue;
+            }
+            if self.durable.contains_key(&group) {
+                empty_groups.push(group);
+            } else {
+                self.forget_deleted(&group);
+            }
+        }
+        let mut env = self.env(now, actions);
+        for chunk in doomed.chunks(TOMBSTONES_PER_WRITE) {
+            let records = chunk.iter().map(offset_tombstone).collect();
+            let expired = chunk.len() as u64;
+            env.append(records, PendingWrite::Cleanup { groups: Vec::new(), expired });
+        }
+        for chunk in empty_groups.chunks(TOMBSTONES_PER_WRITE) {
+            let records = chunk.iter().map(|group| group_tombstone(group)).collect();
+            env.append(records, PendingWrite::Cleanup { groups: chunk.to_vec(), expired: 0 });
+        }
+        self.arm_expiry(now);
+    }
+
+    /// The next groups by name, whatever they exist for.
+    fn groups_after(&self, cursor: Option<&Arc<str>>, count: usize) -> Vec<Arc<str>> {
+        let after = (cursor.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let mut names = BTreeSet::new();
+        names.extend(self.durable.range::<Arc<str>, _>(after).take(count).map(|(name, _)| name.clone()));
+        names.extend(self.groups.range::<Arc<str>, _>(after).take(count).map(|(name, _)| name.clone()));
+        let with_offsets = self.offsets.groups().range::<Arc<str>, _>(after);
+        names.extend(with_offsets.take(count).map(|(name, _)| name.clone()));
+        names.into_iter().take(count).collect()
+    }
+
+    /// Adds the group's expired offsets to `doomed`; true if it is left without any.
+    fn expired_offsets(&self, now: Now, group_id: &Arc<str>, doomed: &mut Vec<OffsetKey>) -> bool {
+        let Some(topics) = self.offsets.group(group_id) else { return true };
+        let live = self.groups.get(group_id);
+        let Some(base) = self.retention_base(group_id) else { return false };
+        let mut all_expired = true;
+        for (topic, partitions) in topics {
+            if live.is_some_and(|group| group.is_subscribed_to(topic)) {
+                all_expired = false;
+                continue;
+            }
+            for (partition, value) in partitions {
+                let key = OffsetKey { group: group_id.clone(), topic: topic.clone(), partition: *partition };
+                let expires_ms = value
+                    .expire_timestamp_ms
+                    .unwrap_or_else(|| base.start_ms(value).saturating_add(self.config.offsets_retention_ms));
+                if now.wall_ms >= expires_ms && !self.writes.offset_in_flight(&key) {
+                    doomed.push(key);
+                } else {
+                    all_expired = false;
+                }
+            }
+        }
+        all_expired
+    }
+
+    /// From when the retention of a group's offsets counts; `None` while they are in use.
+    fn retention_base(&self, group_id: &Arc<str>) -> Option<RetentionBase> {
+        let (state, has_protocol, since) = match (self.groups.get(group_id), self.durable.get(group_id)) {
+            (Some(group), _) => (group.state, group.protocol_type.is_some(), group.state_timestamp_ms),
+            (None, Some(value)) => {
+                (GroupState::Empty, !value.protocol_type.is_empty(), value.state_timestamp_ms)
+            }
+            (None, None) => (GroupState::Empty, false, None),
+        };
+        let reads_subscriptions =
+            |group: &ClassicGroup| group.uses_consumer_protocol() && group.subscribed_topics.is_some();
+        match state {
+            _ if !has_protocol => Some(RetentionBase::Commit),
+            GroupState::Empty => Some(since.map_or(RetentionBase::Commit, RetentionBase::EmptySince)),
+            GroupState::Stable if self.groups.get(group_id).is_some_and(reads_subscriptions) => {
+                Some(RetentionBase::Commit)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a group without offsets may be deleted.
+    fn is_removable(&self, group_id: &Arc<str>) -> bool {
+        self.groups.get(group_id).is_none_or(ClassicGroup::is_idle)
+            && self.writes.group_offsets_in_flight(group_id).next().is_none()
+    }
+}
+
+/// From when the retention of an offset counts (KIP-211).
+#[derive(Clone, Copy)]
+enum RetentionBase {
+    Commit,
+    EmptySince(i64),
+}
+
+impl RetentionBase {
+    fn start_ms(self, value: &OffsetValue) -> i64 {
+        match self {
+            RetentionBase::Commit => value.commit_timestamp_ms,
+            RetentionBase::EmptySince(since_ms) => since_ms,
+        }
+    }
+}
+
+fn committed_value(
+    now: Now,
+    partition: &OffsetCommitRequestPartition,
+    retention_time_ms: i64,
+) -> OffsetValue {
+    OffsetValue {
+        offset: partition.committed_offset,
+        leader_epoch: partition.committed_leader_epoch,
+        metadata: partition.committed_metadata.as_ref().map_or_else(|| Arc::from(""), owned),
+        commit_timestamp_ms: now.wall_ms,
+        expire_timestamp_ms: (retention_time_ms != DEFAULT_RETENTION_TIME_MS)
+            .then(|| now.wall_ms.saturating_add(retention_time_ms)),
+    }
+}
+
+fn fetched_partition(
+    partition_index: i32,
+    value: Option<&OffsetValue>,
+    error: ErrorCode,
+) -> OffsetFetchResponsePartitions {
+    OffsetFetchResponsePartitions {
+        partition_index,
+        committed_offset: value.map_or(NO_OFFSET, |value| value.offset),
+        committed_leader_epoch: value.map_or(NO_LEADER_EPOCH, |value| value.leader_epoch),
+        metadata: Some(value.map_or_else(KafkaString::default, |value| kafka(&value.metadata))),
+        error_code: error.code(),
+        ..OffsetFetchResponsePartitions::default()
+    }
+}
+
+/// An OffsetCommit response with the same error, or none, for each partition.
+pub(crate) fn commit_error(request: &OffsetCommitRequestData, error: ErrorCode) -> OffsetCommitResponseData {
+    let topics = request.topics.iter().map(|topic| OffsetCommitResponseTopic {
+        name: topic.name.clone(),
+        topic_id: topic.topic_id,
+        partitions: topic
+            .partitions
+            .iter()
+            .map(|partition| OffsetCommitResponsePartition {
+                partition_index: partition.partition_index,
+                error_code: error.code(),
+                ..OffsetCommitResponsePartition::default()
+            })
+            .collect(),
+        ..OffsetCommitResponseTopic::default()
+    });
+    OffsetCommitResponseData { topics: topics.collect(), ..OffsetCommitResponseData::default() }
+}
+
+/// The response to a commit that could not be written: partitions refused before keep their error.
+pub(crate) fn commit_failed(
+    mut response: OffsetCommitResponseData,
+    error: ErrorCode,
+) -> OffsetCommitResponseData {
+    let code = commit_append_error(error).code();
+    for partition in response.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+        if partition.error_code == ErrorCode::None.code() {
+            partition.error_code = code;
+        }
+    }
+    response
+}
+
+/// An OffsetDelete response with an error for the whole request.
+pub(crate) fn delete_error(error: ErrorCode) -> OffsetDeleteResponseData {
+    OffsetDeleteResponseData { error_code: error.code(), ..OffsetDeleteResponseData::default() }
+}
+
+/// An OffsetFetch response with an error for the whole group.
+pub(crate) fn fetch_error(request: &OffsetFetchRequestGroup, error: ErrorCode) -> OffsetFetchResponseGroup {
+    OffsetFetchResponseGroup {
+        group_id: request.group_id.clone(),
+        error_code: error.code(),
+        ..OffsetFetchResponseGroup::default()
+    }
+}

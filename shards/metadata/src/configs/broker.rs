@@ -1,0 +1,132 @@
+//! Broker configurations that can be set for the whole cluster at run time.
+
+use types::limits::PARTITIONS_MAX;
+
+use super::{Accepts, ConfigDefinition, ConfigType, MESSAGE_BYTES_MAX};
+
+const INT_MAX: i64 = i32::MAX as i64;
+const LONG_MAX: i64 = i64::MAX;
+
+/// Every such configuration, in alphabetic order. Names and defaults are those of Kafka 4.3.
+pub static BROKER_CONFIGS: &[ConfigDefinition] = &[
+    ConfigDefinition {
+        name: "auto.create.topics.enable",
+        kind: ConfigType::Boolean,
+        default: Some("true"),
+        accepts: Accepts::AnyBoolean,
+        synonyms: &[],
+        documentation: "Whether a topic is created when a client asks for the metadata of one that does not exist.",
+    },
+    ConfigDefinition {
+        name: "default.replication.factor",
+        kind: ConfigType::Int,
+        default: Some("1"),
+        accepts: Accepts::Integer { min: 1, max: i16::MAX as i64 },
+        synonyms: &[],
+        documentation: "The replication factor of topics that are created without one.",
+    },
+    ConfigDefinition {
+        name: "log.message.timestamp.after.max.ms",
+        kind: ConfigType::Long,
+        default: Some("3600000"),
+        accepts: Accepts::Integer { min: 0, max: LONG_MAX },
+        synonyms: &[],
+        documentation: "The default of message.timestamp.after.max.ms.",
+    },
+    ConfigDefinition {
+        name: "log.message.timestamp.before.max.ms",
+        kind: ConfigType::Long,
+        default: Some("9223372036854775807"),
+        accepts: Accepts::Integer { min: 0, max: LONG_MAX },
+        synonyms: &[],
+        documentation: "The default of message.timestamp.before.max.ms.",
+    },
+    ConfigDefinition {
+        name: "log.message.timestamp.type",
+        kind: ConfigType::String,
+        default: Some("CreateTime"),
+        accepts: Accepts::OneOf(&["CreateTime", "LogAppendTime"]),
+        synonyms: &[],
+        documentation: "The default of message.timestamp.type.",
+    },
+    ConfigDefinition {
+        name: "log.retention.bytes",
+        kind: ConfigType::Long,
+        default: Some("-1"),
+        accepts: Accepts::Integer { min: -1, max: LONG_MAX },
+        synonyms: &[],
+        documentation: "The default of retention.bytes.",
+    },
+    ConfigDefinition {
+        name: "log.retention.hours",
+        kind: ConfigType::Int,
+        default: Some("168"),
+        accepts: Accepts::Integer { min: -1, max: INT_MAX },
+        synonyms: &[],
+        documentation: "The default of retention.ms, in hours. Gives way to log.retention.minutes and log.retention.ms.",
+    },
+    ConfigDefinition {
+        name: "log.retention.minutes",
+        kind: ConfigType::Int,
+        default: None,
+        accepts: Accepts::Integer { min: -1, max: INT_MAX },
+        synonyms: &[],
+        documentation: "The default of retention.ms, in minutes. Gives way to log.retention.ms.",
+    },
+    ConfigDefinition {
+        name: "log.retention.ms",
+        kind: ConfigType::Long,
+        default: None,
+        accepts: Accepts::Integer { min: -1, max: LONG_MAX },
+        synonyms: &[],
+        documentation: "The default of retention.ms.",
+    },
+    ConfigDefinition {
+        name: "log.roll.hours",
+        kind: ConfigType::Int,
+        default: Some("168"),
+        accepts: Accepts::Integer { min: 1, max: INT_MAX },
+        synonyms: &[],
+        documentation: "The default of segment.ms, in hours. Gives way to log.roll.ms.",
+    },
+    ConfigDefinition {
+        name: "log.roll.ms",
+        kind: ConfigType::Long,
+        default: None,
+        accepts: Accepts::Integer { min: 1, max: LONG_MAX },
+        synonyms: &[],
+        documentation: "The default of segment.ms.",
+    },
+    ConfigDefinition {
+        name: "log.segment.bytes",
+        kind: ConfigType::Int,
+        default: Some("1073741824"),
+        accepts: Accepts::Integer { min: 1024 * 1024, max: INT_MAX },
+        synonyms: &[],
+        documentation: "The default of segment.bytes.",
+    },
+    ConfigDefinition {
+        name: "message.max.bytes",
+        kind: ConfigType::Int,
+        default: Some("1048588"),
+        accepts: Accepts::Integer { min: 1, max: MESSAGE_BYTES_MAX },
+        synonyms: &[],
+        documentation: "The default of max.message.bytes.",
+    },
+    ConfigDefinition {
+        name: "min.insync.replicas",
+        kind: ConfigType::Int,
+        default: Some("1"),
+        accepts: Accepts::Integer { min: 1, max: INT_MAX },
+        synonyms: &[],
+        documentation: "The default of the topic configuration of the same name.",
+    },
+    ConfigDefinition {
+        name: "num.partitions",
+        kind: ConfigType::Int,
+        default: Some("1"),
+        accepts: Accepts::Integer { min: 1, max: PARTITIONS_MAX as i64 },
+        synonyms: &[],
+        documentation: "The number of partitions of topics that are created without one.",
+    },
+];

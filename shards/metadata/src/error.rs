@@ -1,0 +1,138 @@
+//! The errors of this crate and the Kafka code of each.
+
+use protocol::ErrorCode;
+use types::{NodeId, TopicId};
+
+use crate::topic_id::topic_id_text;
+
+/// Why a command, a snapshot or a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MetadataError {
+    /// The bytes of a command are not a protobuf message of the expected shape.
+    #[error("metadata command is malformed: {0}")]
+    MalformedCommand(prost::DecodeError),
+    /// The command was written by a newer release; a node that meets it in its log cannot go on.
+    #[error("metadata command of unknown kind {0}: this release is too old for the cluster's metadata log")]
+    UnknownCommandKind(u32),
+    /// A field of a command or snapshot holds what no node writes.
+    #[error("metadata field {field} is invalid: {reason}")]
+    InvalidField {
+        /// The field, as `Message.field`.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The bytes of a snapshot are not a protobuf message of the expected shape.
+    #[error("metadata snapshot is malformed: {0}")]
+    MalformedSnapshot(prost::DecodeError),
+    /// The snapshot was written by a newer release.
+    #[error("metadata snapshot has format {0}: this release is too old for it")]
+    UnsupportedSnapshotFormat(u32),
+
+    /// The cluster already has another id.
+    #[error("the cluster id is already {0}")]
+    ClusterIdAlreadySet(String),
+    /// No such broker.
+    #[error("broker {0} is not registered")]
+    BrokerNotRegistered(NodeId),
+    /// A broker that clients could not reach, or one more than the cluster may have.
+    #[error("registration of broker {node} is invalid: {reason}")]
+    InvalidRegistration {
+        /// The broker.
+        node: NodeId,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A block of producer ids that is empty or beyond what is left of the number space.
+    #[error("cannot allocate {count} producer ids")]
+    InvalidProducerIdCount {
+        /// How many were asked for.
+        count: u32,
+    },
+
+    /// The name breaks Kafka's rules for topic names.
+    #[error("topic name {name:?} is invalid: {reason}")]
+    InvalidTopicName {
+        /// The name asked for.
+        name: String,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
+    /// Metric names replace '.' by '_', so two such names may not stand side by side.
+    #[error(
+        "topic name {name:?} collides with the existing topic {existing:?}: '.' and '_' are not told apart"
+    )]
+    TopicNameCollision {
+        /// The name asked for.
+        name: String,
+        /// The topic that stands in its way.
+        existing: String,
+    },
+    /// The topic belongs to the broker itself.
+    #[error("topic {name:?} is internal: {reason}")]
+    InternalTopic {
+        /// The topic.
+        name: String,
+        /// What is not allowed.
+        reason: &'static str,
+    },
+    /// A topic of this name (or, practically impossible, this id) exists.
+    #[error("topic {0:?} already exists")]
+    TopicExists(String),
+    /// No topic of this name.
+    #[error("topic {0:?} does not exist")]
+    UnknownTopic(String),
+    /// No topic of this id; it may have been deleted meanwhile.
+    #[error("topic id {} does not exist", topic_id_text(*.0))]
+    UnknownTopicId(TopicId),
+
+    /// `num_partitions`, or the new `count` of CreatePartitions.
+    #[error("the number of partitions is invalid: {0}")]
+    InvalidPartitions(String),
+    /// `replication_factor`.
+    #[error("the replication factor is invalid: {0}")]
+    InvalidReplicationFactor(String),
+    /// `assignments`.
+    #[error("the replica assignment is invalid: {0}")]
+    InvalidReplicaAssignment(String),
+    /// A configuration that does not exist, or a value that it does not accept.
+    #[error("configuration {name}: {reason}")]
+    InvalidConfig {
+        /// The configuration.
+        name: String,
+        /// Why it is refused.
+        reason: String,
+    },
+    /// Fields that contradict each other.
+    #[error("the request is invalid: {0}")]
+    InvalidRequest(String),
+}
+
+impl MetadataError {
+    /// The Kafka error code that a client is told. Damage to our own log or snapshot is
+    /// `UNKNOWN_SERVER_ERROR`.
+    pub fn error_code(&self) -> ErrorCode {
+        match self {
+            MetadataError::MalformedCommand(_)
+            | MetadataError::UnknownCommandKind(_)
+            | MetadataError::InvalidField { .. }
+            | MetadataError::MalformedSnapshot(_)
+            | MetadataError::UnsupportedSnapshotFormat(_)
+            | MetadataError::InvalidProducerIdCount { .. } => ErrorCode::UnknownServerError,
+            MetadataError::ClusterIdAlreadySet(_) => ErrorCode::InconsistentClusterId,
+            MetadataError::BrokerNotRegistered(_) => ErrorCode::BrokerIdNotRegistered,
+            MetadataError::InvalidRegistration { .. } => ErrorCode::InvalidRegistration,
+            MetadataError::InvalidTopicName { .. }
+            | MetadataError::TopicNameCollision { .. }
+            | MetadataError::InternalTopic { .. } => ErrorCode::InvalidTopicException,
+            MetadataError::TopicExists(_) => ErrorCode::TopicAlreadyExists,
+            MetadataError::UnknownTopic(_) => ErrorCode::UnknownTopicOrPartition,
+            MetadataError::UnknownTopicId(_) => ErrorCode::UnknownTopicId,
+            MetadataError::InvalidPartitions(_) => ErrorCode::InvalidPartitions,
+            MetadataError::InvalidReplicationFactor(_) => ErrorCode::InvalidReplicationFactor,
+            MetadataError::InvalidReplicaAssignment(_) => ErrorCode::InvalidReplicaAssignment,
+            MetadataError::InvalidConfig { .. } => ErrorCode::InvalidConfig,
+            MetadataError::InvalidRequest(_) => ErrorCode::InvalidRequest,
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The immutable view of the metadata that every shard reads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use types::{GroupId, LogIndex, NodeId, PartitionIndex, TopicId};
+
+use crate::command::Endpoint;
+use crate::configs::{BrokerDefaults, BrokerLayers, StaticSettings, TopicConfig};
+use crate::names::{collision_key, is_internal_topic};
+use crate::shared_map::SharedMap;
+
+/// A registered broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    /// Its id.
+    pub node: NodeId,
+    /// Its `broker.rack`.
+    pub rack: Option<String>,
+    /// Where it listens; never empty, and the first is the one that clients are told.
+    pub endpoints: Vec<Endpoint>,
+    /// Differs at each start of its process.
+    pub incarnation: u64,
+}
+
+impl Broker {
+    /// The endpoint that clients are told.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoints[0]
+    }
+
+    /// The host that clients are told.
+    pub fn host(&self) -> &str {
+        &self.endpoint().host
+    }
+
+    /// The port that clients are told.
+    pub fn port(&self) -> u16 {
+        self.endpoint().port
+    }
+
+    /// The endpoint of one listener.
+    pub fn endpoint_of(&self, listener: &str) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.listener == listener)
+    }
+}
+
+/// A topic with its partitions and its configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its id.
+    pub id: TopicId,
+    /// Its partitions by number; never empty.
+    pub partitions: Vec<Partition>,
+    /// The overrides as they were set, in normal form.
+    pub configs: BTreeMap<String, String>,
+    /// What holds on this node: overrides, broker settings and built-in defaults together.
+    pub config: Arc<TopicConfig>,
+    /// Whether it is one of the broker's own.
+    pub internal: bool,
+}
+
+impl Topic {
+    /// One partition; `None` if the topic has no such number.
+    pub fn partition(&self, index: PartitionIndex) -> Option<&Partition> {
+        self.partitions.get(usize::try_from(index.0).ok()?)
+    }
+}
+
+/// A partition: the Raft group that replicates it, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Its group; no two partitions ever had the same.
+    pub group: GroupId,
+    /// The brokers that hold it; never empty, and the first is the preferred leader.
+    pub replicas: Vec<NodeId>,
+}
+
+/// What the assignments put on one broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BrokerLoad {
+    /// Partitions that it is the preferred leader of.
+    pub leaders: u32,
+    /// Partitions that it holds, those that it leads included.
+    pub replicas: u32,
+}
+
+/// The metadata after some command: shared by reference among the shards and never changed.
+/// Successive images share what did not change between them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetadataImage {
+    epoch: LogIndex,
+    cluster_id: Option<Arc<str>>,
+    brokers: Arc<BTreeMap<NodeId, Arc<Broker>>>,
+    loads: Arc<BTreeMap<NodeId, BrokerLoad>>,
+    topics: SharedMap<Arc<str>, Arc<Topic>>,
+    names_by_id: SharedMap<TopicId, Arc<str>>,
+    names_by_collision_key: SharedMap<String, Arc<str>>,
+    groups: SharedMap<GroupId, (Arc<str>, PartitionIndex)>,
+    cluster_configs: Arc<BTreeMap<String, String>>,
+    broker_configs: Arc<BTreeMap<NodeId, BTreeMap<String, String>>>,
+    static_settings: StaticSettings,
+    default_topic_config: Arc<TopicConfig>,
+    broker_defaults: Arc<BrokerDefaults>,
+}
+
+impl Default for MetadataImage {
+    fn default() -> Self {
+        MetadataImage::new(StaticSettings::default())
+    }
+}
+
+impl MetadataImage {
+    pub(crate) fn new(static_settings: StaticSettings) -> MetadataImage {
+        let cluster_configs = BTreeMap::new();
+        let layers = BrokerLayers { dynamic_default: &cluster_configs, static_settings: &static_settings };
+        let default_topic_config = Arc::new(TopicConfig::resolve(&BTreeMap::new(), layers));
+        let broker_defaults = Arc::new(BrokerDefaults::resolve(layers));
+        MetadataImage {
+            epoch: LogIndex(0),
+            cluster_id: None,
+            brokers: Arc::default(),
+            loads: Arc::default(),
+            topics: SharedMap::default(),
+            names_by_id: SharedMap::default(),
+            names_by_collision_key: SharedMap::default(),
+            groups: SharedMap::default(),
+            cluster_configs: Arc::new(cluster_configs),
+            broker_configs: Arc::default(),
+            static_settings,
+            default_topic_config,
+            broker_defaults,
+        }
+    }
+
+    /// The index of the last command that changed the image; 0 before the first.
+    pub fn epoch(&self) -> LogIndex {
+        self.epoch
+    }
+
+    /// The cluster's id, once it has one.
+    pub fn cluster_id(&self) -> Option<&str> {
+        self.cluster_id.as_deref()
+    }
+
+    /// The registered brokers, by id. Registered does not mean alive.
+    pub fn brokers(&self) -> impl ExactSizeIterator<Item = &Arc<Broker>> {
+        self.brokers.values()
+    }
+
+    /// One registered broker.
+    pub fn broker(&self, node: NodeId) -> Option<&Arc<Broker>> {
+        self.brokers.get(&node)
+    }
+
+    /// How many partitions the assignments put on a broker, registered or not.
+    pub fn load(&self, node: NodeId) -> BrokerLoad {
+        self.loads.get(&node).copied().unwrap_or_default()
+    }
+
+    /// The number of topics.
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// The number of partitions of all topics.
+    pub fn partition_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.iter().map(|(_, topic)| topic)
+    }
+
+    /// The topics whose names are `name` or greater, by name: for requests that page through them.
+    pub fn topics_from(&self, name: &str) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.iter_from(name).map(|(_, topic)| topic)
+    }
+
+    /// A topic by name.
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topics.get(name)
+    }
+
+    /// A topic by id.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.topic(self.names_by_id.get(&id)?)
+    }
+
+    /// Whose log a Raft group is; `None` for the metadata group and for groups of deleted topics.
+    pub fn partition_of_group(&self, group: GroupId) -> Option<(Arc<Topic>, PartitionIndex)> {
+        let (name, index) = self.groups.get(&group)?;
+        Some((self.topic(name)?.clone(), *index))
+    }
+
+    /// The topic that a new name would collide with, if there is one other than of that very name.
+    pub(crate) fn colliding_topic(&self, name: &str) -> Option<&Arc<str>> {
+        let existing = self.names_by_collision_key.get(&collision_key(name)?)?;
+        (&**existing != name).then_some(existing)
+    }
+
+    /// The dynamic configurations of one broker alone.
+    pub fn broker_configs(&self, node: NodeId) -> Option<&BTreeMap<String, String>> {
+        self.broker_configs.get(&node)
+    }
+
+    pub(crate) fn all_broker_configs(&self) -> &BTreeMap<NodeId, BTreeMap<String, String>> {
+        &self.broker_configs
+    }
+
+    /// The dynamic defaults of all brokers, as they were set.
+    pub fn cluster_configs(&self) -> &BTreeMap<String, String> {
+        &self.cluster_configs
+    }
+
+    /// What the process was started with.
+    pub fn static_settings(&self) -> &StaticSettings {
+        &self.static_settings
+    }
+
+    /// The effective broker configurations that decide how topics are created.
+    pub fn broker_defaults(&self) -> &BrokerDefaults {
+        &self.broker_defaults
+    }
+
+    /// The configuration of a topic without overrides.
+    pub fn default_topic_config(&self) -> &Arc<TopicConfig> {
+        &self.default_topic_config
+    }
+
+    pub(crate) fn broker_layers(&self) -> BrokerLayers<'_> {
+        BrokerLayers { dynamic_default: &self.cluster_configs, static_settings: &self.static_settings }
+    }
+}
+
+/// Changes, made by the state machine on its own copy only.
+impl MetadataImage {
+    pub(crate) fn set_epoch(&mut self, epoch: LogIndex) {
+        assert!(self.epoch <= epoch, "the image's epoch went from {} back to {epoch}", self.epoch);
+        self.epoch = epoch;
+    }
+
+    pub(crate) fn set_cluster_id(&mut self, cluster_id: &str) {
+        self.cluster_id = Some(Arc::from(cluster_id));
+    }
+
+    pub(crate) fn put_broker(&mut self, broker: Broker) {
+        assert!(!broker.endpoints.is_empty(), "broker {} has no endpoint", broker.node);
+        Arc::make_mut(&mut self.brokers).insert(broker.node, Arc::new(broker));
+    }
+
+    pub(crate) fn remove_broker(&mut self, node: NodeId) {
+        Arc::make_mut(&mut self.brokers).remove(&node);
+    }
+
+    pub(crate) fn insert_topic(
+        &mut self,
+        name: &str,
+        id: TopicId,
+        partitions: Vec<Partition>,
+        configs: BTreeMap<String, String>,
+    ) {
+        assert!(!partitions.is_empty(), "topic {name} has no partition");
+        let name: Arc<str> = Arc::from(name);
+        assert!(self.names_by_id.insert(id, name.clone()).is_none(), "topic id {id:?} was taken");
+        if let Some(key) = collision_key(&name) {
+            let previous = self.names_by_collision_key.insert(key, name.clone());
+            assert!(previous.is_none(), "topic {name} collides with another one");
+        }
+        self.index_partitions(&name, 0, &partitions);
+        let config = self.resolve_topic_config(&configs);
+        let internal = is_internal_topic(&name);
+        let topic = Topic { name: name.clone(), id, partitions, configs, config, internal };
+        assert!(self.topics.insert(name, Arc::new(topic)).is_none(), "topic name was taken");
+    }
+
+    pub(crate) fn remove_topic(&mut self, topic: &Topic) {
+        assert!(self.topics.remove(&*topic.name).is_some(), "topic {} is not there", topic.name);
+        self.names_by_id.remove(&topic.id);
+        if let Some(key) = collision_key(&topic.name) {
+            self.names_by_collision_key.remove(&key);
+        }
+        let loads = Arc::make_mut(&mut self.loads);
+        for partition in &topic.partitions {
+            self.groups.remove(&partition.group);
+            for (position, node) in partition.replicas.iter().enumerate() {
+                let load = loads.get_mut(node).expect("every assigned broker has a load");
+                load.replicas -= 1;
+                load.leaders -= u32::from(position == 0);
+                if *load == BrokerLoad::default() {
+                    loads.remove(node);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn append_partitions(&mut self, topic: &Topic, partitions: Vec<Partition>) {
+        self.index_partitions(&topic.name, topic.partitions.len(), &partitions);
+        let mut topic = topic.clone();
+        topic.partitions.extend(partitions);
+        self.topics.insert(topic.name.clone(), Arc::new(topic));
+    }
+
+    pub(crate) fn set_topic_configs(&mut self, topic: &Topic, configs: BTreeMap<String, String>) {
+        let config = self.resolve_topic_config(&configs);
+        let topic = Topic { configs, config, ..topic.clone() };
+        self.topics.insert(topic.name.clone(), Arc::new(topic));
+    }
+
+    pub(crate) fn set_broker_configs(&mut self, node: NodeId, configs: BTreeMap<String, String>) {
+        let all = Arc::make_mut(&mut self.broker_configs);
+        if configs.is_empty() {
+            all.remove(&node);
+        } else {
+            all.insert(node, configs);
+        }
+    }
+
+    /// Replaces the dynamic defaults and, with them, the effective configuration of every topic.
+    pub(crate) fn set_cluster_configs(&mut self, configs: BTreeMap<String, String>) {
+        self.cluster_configs = Arc::new(configs);
+        let layers =
+            BrokerLayers { dynamic_default: &self.cluster_configs, static_settings: &self.static_settings };
+        let mut default_config = Arc::new(TopicConfig::resolve(&BTreeMap::new(), layers));
+        if default_config == self.default_topic_config {
+            default_config = self.default_topic_config.clone();
+        }
+        self.topics.update_all(|topic| {
+            let config = if topic.configs.is_empty() {
+                default_config.clone()
+            } else {
+                Arc::new(TopicConfig::resolve(&topic.configs, layers))
+            };
+            if config == topic.config {
+                topic.clone()
+            } else {
+                Arc::new(Topic { config, ..(**topic).clone() })
+            }
+        });
+        self.broker_defaults = Arc::new(BrokerDefaults::resolve(layers));
+        self.default_topic_config = default_config;
+    }
+
+    fn index_partitions(&mut self, name: &Arc<str>, first: usize, partitions: &[Partition]) {
+        let loads = Arc::make_mut(&mut self.loads);
+        for (index, partition) in (first..).zip(partitions) {
+            let index = i32::try_from(index).expect("partitions are bounded far below 2^31");
+            let place = (name.clone(), PartitionIndex(index));
+            assert!(self.groups.insert(partition.group, place).is_none(), "{:?} was taken", partition.group);
+            for (position, node) in partition.replicas.iter().enumerate() {
+                let load = loads.entry(*node).or_default();
+                load.replicas += 1;
+                load.leaders += u32::from(position == 0);
+            }
+        }
+    }
+
+    fn resolve_topic_config(&self, configs: &BTreeMap<String, String>) -> Arc<TopicConfig> {
+        if configs.is_empty() {
+            return self.default_topic_config.clone();
+        }
+        Arc::new(TopicConfig::resolve(configs, self.broker_layers()))
+    }
+}

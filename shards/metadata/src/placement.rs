@@ -1,0 +1,393 @@
+//! Which brokers hold the replicas of new partitions.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
+
+use types::NodeId;
+use types::hash::mix64;
+
+use crate::command::PartitionSpec;
+use crate::image::{BrokerLoad, MetadataImage};
+
+/// The registered brokers with what they hold, counting what was placed since the image.
+pub(crate) struct Placer {
+    brokers: Vec<PlacementBroker>,
+    /// Brokers without a rack share one.
+    racks: Vec<PlacementRack>,
+}
+
+struct PlacementBroker {
+    node: NodeId,
+    /// Its position in `Placer::racks`.
+    rack: usize,
+    total: BrokerLoad,
+}
+
+struct PlacementRack {
+    /// Positions in `Placer::brokers`.
+    brokers: Vec<usize>,
+    /// Replicas of all topics on its brokers.
+    total_replicas: u64,
+}
+
+/// The work on one topic. Counts are by position in `Placer::brokers` or `Placer::racks` and span the
+/// topic only.
+struct TopicPlacement<'a> {
+    placer: &'a Placer,
+    loads: Vec<BrokerLoad>,
+    rack_replicas: Vec<u64>,
+    seed: u64,
+}
+
+impl Placer {
+    pub(crate) fn new(image: &MetadataImage) -> Placer {
+        let mut by_rack: BTreeMap<Option<&str>, Vec<NodeId>> = BTreeMap::new();
+        for broker in image.brokers() {
+            by_rack.entry(broker.rack.as_deref()).or_default().push(broker.node);
+        }
+        let mut brokers: Vec<PlacementBroker> = (0..)
+            .zip(by_rack.values())
+            .flat_map(|(rack, nodes)| nodes.iter().map(move |node| (rack, *node)))
+            .map(|(rack, node)| PlacementBroker { node, rack, total: image.load(node) })
+            .collect();
+        brokers.sort_by_key(|broker| broker.node);
+        let empty_rack = || PlacementRack { brokers: Vec::new(), total_replicas: 0 };
+        let mut racks: Vec<PlacementRack> = by_rack.values().map(|_| empty_rack()).collect();
+        for (at, broker) in brokers.iter().enumerate() {
+            racks[broker.rack].brokers.push(at);
+            racks[broker.rack].total_replicas += u64::from(broker.total.replicas);
+        }
+        Placer { brokers, racks }
+    }
+
+    pub(crate) fn broker_count(&self) -> usize {
+        self.brokers.len()
+    }
+
+    pub(crate) fn contains(&self, node: NodeId) -> bool {
+        self.position(node).is_some()
+    }
+
+    /// Takes an assignment into account for those that follow.
+    pub(crate) fn count(&mut self, partitions: &[PartitionSpec]) {
+        for partition in partitions {
+            for (order, node) in partition.replicas.iter().enumerate() {
+                if let Some(at) = self.position(*node) {
+                    let broker = &mut self.brokers[at];
+                    broker.total.replicas += 1;
+                    broker.total.leaders += u32::from(order == 0);
+                    self.racks[broker.rack].total_replicas += 1;
+                }
+            }
+        }
+    }
+
+    /// Places `count` partitions of `replication_factor` replicas beside those that the topic has.
+    ///
+    /// A partition spreads over as many racks as it can. Within that, the topic's replicas spread evenly
+    /// over racks by their size and over the brokers of each rack, its leaders evenly over its brokers;
+    /// what remains open goes to those that hold least of all topics, and then by the seed.
+    pub(crate) fn place<'e>(
+        &self,
+        existing: impl Iterator<Item = &'e [NodeId]>,
+        count: usize,
+        replication_factor: usize,
+        seed: u64,
+    ) -> Vec<PartitionSpec> {
+        assert!((1..=self.brokers.len()).contains(&replication_factor), "{replication_factor} replicas");
+        let mut topic = TopicPlacement {
+            placer: self,
+            loads: vec![BrokerLoad::default(); self.brokers.len()],
+            rack_replicas: vec![0; self.racks.len()],
+            seed,
+        };
+        for replicas in existing {
+            topic.count(replicas.iter().filter_map(|node| self.position(*node)));
+        }
+        let mut partitions = Vec::with_capacity(count);
+        for number in 0..count as u64 {
+            let mut replicas = topic.choose_replicas(number, replication_factor);
+            let leader = topic.choose_leader(number, &replicas);
+            replicas.swap(0, leader);
+            topic.count(replicas.iter().copied());
+            partitions.push(replicas);
+        }
+        topic.balance_leaders(&mut partitions);
+        let node = |at: usize| self.brokers[at].node;
+        partitions
+            .into_iter()
+            .map(|replicas| PartitionSpec { replicas: replicas.into_iter().map(node).collect() })
+            .collect()
+    }
+
+    fn position(&self, node: NodeId) -> Option<usize> {
+        self.brokers.binary_search_by_key(&node, |broker| broker.node).ok()
+    }
+}
+
+impl TopicPlacement<'_> {
+    fn count(&mut self, replicas: impl Iterator<Item = usize>) {
+        for (order, at) in replicas.enumerate() {
+            self.loads[at].replicas += 1;
+            self.loads[at].leaders += u32::from(order == 0);
+            self.rack_replicas[self.placer.brokers[at].rack] += 1;
+        }
+    }
+
+    fn choose_replicas(&self, number: u64, replication_factor: usize) -> Vec<usize> {
+        let racks = &self.placer.racks;
+        let mut used = vec![0; racks.len()];
+        let mut replicas = Vec::with_capacity(replication_factor);
+        while replicas.len() < replication_factor {
+            let rack = (0..racks.len())
+                .filter(|rack| used[*rack] < racks[*rack].brokers.len())
+                .min_by(|left, right| {
+                    used[*left].cmp(&used[*right]).then_with(|| self.compare_racks(number, *left, *right))
+                })
+                .expect("there are as many brokers as replicas");
+            let broker = racks[rack]
+                .brokers
+                .iter()
+                .copied()
+                .filter(|at| !replicas.contains(at))
+                .min_by_key(|at| {
+                    let total = self.placer.brokers[*at].total.replicas;
+                    (self.loads[*at].replicas, total, self.tie(number, *at))
+                })
+                .expect("the rack has an unused broker");
+            used[rack] += 1;
+            replicas.push(broker);
+        }
+        replicas
+    }
+
+    /// By replicas per broker of the rack: of this topic, then of all topics.
+    fn compare_racks(&self, number: u64, left: usize, right: usize) -> Ordering {
+        let (left_rack, right_rack) = (&self.placer.racks[left], &self.placer.racks[right]);
+        let compare = |left_replicas: u64, right_replicas: u64| {
+            let left_scaled = left_replicas * right_rack.brokers.len() as u64;
+            left_scaled.cmp(&(right_replicas * left_rack.brokers.len() as u64))
+        };
+        compare(self.rack_replicas[left], self.rack_replicas[right])
+            .then_with(|| compare(left_rack.total_replicas, right_rack.total_replicas))
+            .then_with(|| self.tie(!number, left).cmp(&self.tie(!number, right)))
+    }
+
+    fn choose_leader(&self, number: u64, replicas: &[usize]) -> usize {
+        (0..replicas.len())
+            .min_by_key(|order| {
+                let at = replicas[*order];
+                (self.loads[at].leaders, self.placer.brokers[at].total.leaders, self.tie(number, at))
+            })
+            .expect("a partition has a replica")
+    }
+
+    /// Moves leaderships among the new partitions' replicas until no chain of moves relieves any
+    /// broker by two. Choosing leaders one by one comes close but can paint itself into a corner.
+    fn balance_leaders(&mut self, partitions: &mut [Vec<usize>]) {
+        // Each round makes the sum of squares of the leader counts smaller, and few are needed.
+        for _ in 0..partitions.len() {
+            let least = self.loads.iter().map(|load| load.leaders).min().unwrap_or(0);
+            let mut overloaded: Vec<usize> =
+                (0..self.loads.len()).filter(|at| self.loads[*at].leaders >= least + 2).collect();
+            overloaded.sort_by_key(|at| std::cmp::Reverse(self.loads[*at].leaders));
+            let Some(chain) = overloaded.iter().find_map(|at| self.relieving_chain(*at, partitions)) else {
+                return;
+            };
+            for (partition, leader) in chain {
+                let replicas = &mut partitions[partition];
+                let order = replicas.iter().position(|at| *at == leader).expect("a replica of the partition");
+                self.loads[replicas[0]].leaders -= 1;
+                self.loads[leader].leaders += 1;
+                replicas.swap(0, order);
+            }
+        }
+    }
+
+    /// The moves (partition, new leader) that pass one leadership from `from` on to a broker with at
+    /// least two fewer.
+    fn relieving_chain(&self, from: usize, partitions: &[Vec<usize>]) -> Option<Vec<(usize, usize)>> {
+        let mut led_by = vec![Vec::new(); self.loads.len()];
+        for (partition, replicas) in partitions.iter().enumerate() {
+            led_by[replicas[0]].push(partition);
+        }
+        let mut reached_by: Vec<Option<usize>> = vec![None; self.loads.len()];
+        let mut queue = VecDeque::from([from]);
+        while let Some(at) = queue.pop_front() {
+            for partition in &led_by[at] {
+                for next in &partitions[*partition][1..] {
+                    if *next == from || reached_by[*next].is_some() {
+                        continue;
+                    }
+                    reached_by[*next] = Some(*partition);
+                    if self.loads[*next].leaders + 2 <= self.loads[from].leaders {
+                        return Some(chain_to(*next, from, &reached_by, partitions));
+                    }
+                    queue.push_back(*next);
+                }
+            }
+        }
+        None
+    }
+
+    fn tie(&self, number: u64, at: usize) -> u64 {
+        mix64(mix64(self.seed ^ number).wrapping_add(at as u64))
+    }
+}
+
+fn chain_to(
+    last: usize,
+    from: usize,
+    reached_by: &[Option<usize>],
+    partitions: &[Vec<usize>],
+) -> Vec<(usize, usize)> {
+    let mut chain = Vec::new();
+    let mut at = last;
+    while at != from {
+        let partition = reached_by[at].expect("the search came this way");
+        chain.push((partition, at));
+        at = partitions[partition][0];
+    }
+    chain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::image_with_racks;
+
+    fn spread(counts: impl Iterator<Item = u32>) -> u32 {
+        let counts: Vec<u32> = counts.collect();
+        counts.iter().max().expect("a broker") - counts.iter().min().expect("a broker")
+    }
+
+    fn loads(placer: &Placer, partitions: &[PartitionSpec]) -> Vec<BrokerLoad> {
+        let mut loads = vec![BrokerLoad::default(); placer.broker_count()];
+        for partition in partitions {
+            for (order, node) in partition.replicas.iter().enumerate() {
+                let at = placer.position(*node).expect("a registered broker");
+                loads[at].replicas += 1;
+                loads[at].leaders += u32::from(order == 0);
+            }
+        }
+        loads
+    }
+
+    fn rack_of(placer: &Placer, node: NodeId) -> usize {
+        placer.brokers[placer.position(node).expect("a registered broker")].rack
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn equal_racks_give_an_even_placement(
+            racks in 1usize..5,
+            brokers_per_rack in 1usize..5,
+            count in 1usize..40,
+            replication_factor in 1usize..6,
+            seed: u64,
+        ) {
+            let replication_factor = replication_factor.min(racks * brokers_per_rack);
+            let placer = Placer::new(&image_with_racks(&vec![brokers_per_rack; racks]));
+            let partitions = placer.place(std::iter::empty(), count, replication_factor, seed);
+            prop_assert_eq!(partitions.len(), count);
+            let loads = loads(&placer, &partitions);
+            prop_assert!(spread(loads.iter().map(|load| load.replicas)) <= 1, "{:?}", loads);
+            prop_assert!(spread(loads.iter().map(|load| load.leaders)) <= 1, "{:?}", loads);
+        }
+
+        #[test]
+        fn every_partition_spreads_over_the_racks(
+            rack_sizes in prop::collection::vec(1usize..6, 1..5),
+            count in 1usize..30,
+            replication_factor in 1usize..6,
+            seed: u64,
+        ) {
+            let placer = Placer::new(&image_with_racks(&rack_sizes));
+            let replication_factor = replication_factor.min(placer.broker_count());
+            let partitions = placer.place(std::iter::empty(), count, replication_factor, seed);
+            for partition in &partitions {
+                let distinct: BTreeSet<_> = partition.replicas.iter().collect();
+                prop_assert_eq!(distinct.len(), replication_factor);
+                let racks: BTreeSet<_> =
+                    partition.replicas.iter().map(|node| rack_of(&placer, *node)).collect();
+                prop_assert_eq!(racks.len(), replication_factor.min(rack_sizes.len()));
+            }
+            prop_assert_eq!(&partitions, &placer.place(std::iter::empty(), count, replication_factor, seed));
+            let loads = loads(&placer, &partitions);
+            prop_assert!(
+                rack_sizes.len() > 1 || spread(loads.iter().map(|load| load.leaders)) <= 1,
+                "{:?}",
+                loads
+            );
+        }
+
+        #[test]
+        fn added_partitions_even_out_what_was_uneven(
+            first in 1usize..10,
+            added in 20usize..40,
+            brokers in 3usize..7,
+            seed: u64,
+        ) {
+            let small = Placer::new(&image_with_racks(&[2]));
+            let before = small.place(std::iter::empty(), first, 2, seed);
+            let placer = Placer::new(&image_with_racks(&[brokers]));
+            let existing = before.iter().map(|partition| partition.replicas.as_slice());
+            let mut all = placer.place(existing, added, 2, seed);
+            all.extend(before.iter().cloned());
+            let loads = loads(&placer, &all);
+            let enough = (first + added) * 2 >= first * brokers;
+            prop_assert!(!enough || spread(loads.iter().map(|load| load.replicas)) <= 1, "{:?}", loads);
+            prop_assert!(!enough || spread(loads.iter().map(|load| load.leaders)) <= 1, "{:?}", loads);
+        }
+
+        #[test]
+        fn many_small_topics_even_out_over_the_cluster(
+            racks in 1usize..4,
+            brokers_per_rack in 1usize..4,
+            topics in 1usize..60,
+            replication_factor in 1usize..4,
+            seed: u64,
+        ) {
+            let replication_factor = replication_factor.min(racks * brokers_per_rack);
+            let mut placer = Placer::new(&image_with_racks(&vec![brokers_per_rack; racks]));
+            let mut all = Vec::new();
+            for topic in 0..topics as u64 {
+                let partitions = placer.place(std::iter::empty(), 1, replication_factor, mix64(seed ^ topic));
+                placer.count(&partitions);
+                all.extend(partitions);
+            }
+            let loads = loads(&placer, &all);
+            prop_assert!(spread(loads.iter().map(|load| load.replicas)) <= 1, "{:?}", loads);
+            prop_assert!(spread(loads.iter().map(|load| load.leaders)) <= 2, "{:?}", loads);
+        }
+    }
+
+    #[test]
+    fn the_largest_topic_is_placed_evenly() {
+        let placer = Placer::new(&image_with_racks(&[4, 4, 4]));
+        let partitions = placer.place(std::iter::empty(), types::limits::PARTITIONS_MAX, 3, 1);
+        let loads = loads(&placer, &partitions);
+        assert!(spread(loads.iter().map(|load| load.leaders)) <= 1, "{loads:?}");
+        assert!(spread(loads.iter().map(|load| load.replicas)) <= 1, "{loads:?}");
+    }
+
+    #[test]
+    fn seeds_vary_the_placement() {
+        let placer = Placer::new(&image_with_racks(&[6]));
+        let placements: BTreeSet<_> =
+            (0..50).map(|seed| placer.place(std::iter::empty(), 1, 3, seed)[0].replicas.clone()).collect();
+        assert!(placements.len() > 20, "{} of 50 differ", placements.len());
+        let sets: BTreeSet<BTreeSet<_>> = placer
+            .place(std::iter::empty(), 100, 3, 1)
+            .into_iter()
+            .map(|partition| partition.replicas.into_iter().collect())
+            .collect();
+        assert!(sets.len() >= 10, "a failed broker's load falls on all others: {} sets of 20", sets.len());
+    }
+}

@@ -1,0 +1,208 @@
+//! What a partition remembers outside its entries, as the `state` of a WAL checkpoint (protobuf).
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use log::segment::{SegmentInfo, SegmentList};
+use prost::Message;
+use types::{Offset, ProducerId};
+
+use crate::epochs::LeaderEpochs;
+use crate::producers::{ProducerBatch, ProducerState};
+
+/// A checkpoint that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// It is no such message.
+    #[error("the checkpoint cannot be decoded: {0}")]
+    Decode(#[from] prost::DecodeError),
+    /// It contradicts itself.
+    #[error("the checkpoint contradicts itself: {0}")]
+    Inconsistent(&'static str),
+}
+
+/// The durable state of a partition. `log_start ≤ end`, and the segments end at or before `end`.
+#[derive(Debug, Default)]
+pub(crate) struct Durable {
+    pub log_start: Offset,
+    /// The end of the batches that epochs and producers know of.
+    pub end: Offset,
+    pub epochs: LeaderEpochs,
+    pub producers: HashMap<ProducerId, ProducerState>,
+    pub segments: SegmentList,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StateMessage {
+    #[prost(int64, tag = "1")]
+    log_start: i64,
+    #[prost(int64, tag = "2")]
+    end: i64,
+    #[prost(message, repeated, tag = "3")]
+    epochs: Vec<EpochMessage>,
+    #[prost(message, repeated, tag = "4")]
+    producers: Vec<ProducerMessage>,
+    #[prost(message, repeated, tag = "5")]
+    segments: Vec<SegmentMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct EpochMessage {
+    #[prost(int32, tag = "1")]
+    epoch: i32,
+    #[prost(int64, tag = "2")]
+    start: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ProducerMessage {
+    #[prost(int64, tag = "1")]
+    id: i64,
+    #[prost(int32, tag = "2")]
+    epoch: i32,
+    #[prost(int64, tag = "3")]
+    last_used_ms: i64,
+    #[prost(message, repeated, tag = "4")]
+    batches: Vec<BatchMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct BatchMessage {
+    #[prost(int32, tag = "1")]
+    first_sequence: i32,
+    #[prost(int32, tag = "2")]
+    last_sequence: i32,
+    #[prost(int64, tag = "3")]
+    base_offset: i64,
+    #[prost(int64, tag = "4")]
+    last_offset: i64,
+    #[prost(int64, tag = "5")]
+    timestamp_ms: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SegmentMessage {
+    #[prost(int64, tag = "1")]
+    base: i64,
+    #[prost(int64, tag = "2")]
+    end: i64,
+    #[prost(uint64, tag = "3")]
+    bytes: u64,
+    #[prost(int64, tag = "4")]
+    max_timestamp_ms: i64,
+    #[prost(int64, optional, tag = "5")]
+    first_timestamp_ms: Option<i64>,
+    #[prost(int64, tag = "6")]
+    created_ms: i64,
+    #[prost(int64, tag = "7")]
+    modified_ms: i64,
+    #[prost(bool, tag = "8")]
+    is_sealed: bool,
+}
+
+pub(crate) fn encode(
+    log_start: Offset,
+    end: Offset,
+    epochs: &LeaderEpochs,
+    producers: &HashMap<ProducerId, ProducerState>,
+    segments: &SegmentList,
+) -> Bytes {
+    let epochs = epochs.starts().iter().map(|(epoch, start)| EpochMessage { epoch: *epoch, start: start.0 });
+    let mut producers: Vec<ProducerMessage> = producers.iter().map(producer_message).collect();
+    // The same state gives the same bytes.
+    producers.sort_unstable_by_key(|producer| producer.id);
+    let message = StateMessage {
+        log_start: log_start.0,
+        end: end.0,
+        epochs: epochs.collect(),
+        producers,
+        segments: segments.iter().map(segment_message).collect(),
+    };
+    message.encode_to_vec().into()
+}
+
+pub(crate) fn decode(state: &[u8]) -> Result<Durable, CheckpointError> {
+    let message = StateMessage::decode(state)?;
+    let starts: Vec<(i32, Offset)> = message.epochs.iter().map(|e| (e.epoch, Offset(e.start))).collect();
+    if !starts.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1) {
+        return Err(CheckpointError::Inconsistent("leader epochs do not grow"));
+    }
+    if !(0..=message.end).contains(&message.log_start) {
+        return Err(CheckpointError::Inconsistent("the log starts behind its end"));
+    }
+    Ok(Durable {
+        log_start: Offset(message.log_start),
+        end: Offset(message.end),
+        epochs: LeaderEpochs::restore(starts),
+        producers: message.producers.into_iter().map(producer_state).collect::<Result<_, _>>()?,
+        segments: segment_list(message.segments, message.end)?,
+    })
+}
+
+fn producer_message((id, state): (&ProducerId, &ProducerState)) -> ProducerMessage {
+    let batches = state.batches.iter().map(|batch| BatchMessage {
+        first_sequence: batch.first_sequence,
+        last_sequence: batch.last_sequence,
+        base_offset: batch.base_offset.0,
+        last_offset: batch.last_offset.0,
+        timestamp_ms: batch.timestamp_ms,
+    });
+    ProducerMessage {
+        id: id.0,
+        epoch: state.epoch.into(),
+        last_used_ms: state.last_used_ms,
+        batches: batches.collect(),
+    }
+}
+
+fn producer_state(message: ProducerMessage) -> Result<(ProducerId, ProducerState), CheckpointError> {
+    let epoch = i16::try_from(message.epoch)
+        .map_err(|_| CheckpointError::Inconsistent("a producer's epoch does not fit 16 bits"))?;
+    let batches: VecDeque<ProducerBatch> = message
+        .batches
+        .into_iter()
+        .map(|batch| ProducerBatch {
+            first_sequence: batch.first_sequence,
+            last_sequence: batch.last_sequence,
+            base_offset: Offset(batch.base_offset),
+            last_offset: Offset(batch.last_offset),
+            timestamp_ms: batch.timestamp_ms,
+        })
+        .collect();
+    Ok((ProducerId(message.id), ProducerState { epoch, batches, last_used_ms: message.last_used_ms }))
+}
+
+fn segment_message(segment: &SegmentInfo) -> SegmentMessage {
+    SegmentMessage {
+        base: segment.base.0,
+        end: segment.end.0,
+        bytes: segment.bytes,
+        max_timestamp_ms: segment.max_timestamp_ms,
+        first_timestamp_ms: segment.first_timestamp_ms,
+        created_ms: segment.created_ms,
+        modified_ms: segment.modified_ms,
+        is_sealed: segment.is_sealed,
+    }
+}
+
+fn segment_list(messages: Vec<SegmentMessage>, end: i64) -> Result<SegmentList, CheckpointError> {
+    let ordered = messages.is_sorted_by(|a, b| a.is_sealed && a.end <= b.base && a.base < b.base);
+    let whole = messages.iter().all(|segment| 0 <= segment.base && segment.base <= segment.end);
+    if !ordered || !whole || messages.last().is_some_and(|last| last.end > end) {
+        return Err(CheckpointError::Inconsistent("segments overlap or end behind the log"));
+    }
+    let mut segments = SegmentList::new();
+    for message in messages {
+        segments.push(SegmentInfo {
+            base: Offset(message.base),
+            end: Offset(message.end),
+            bytes: message.bytes,
+            max_timestamp_ms: message.max_timestamp_ms,
+            first_timestamp_ms: message.first_timestamp_ms,
+            created_ms: message.created_ms,
+            modified_ms: message.modified_ms,
+            is_sealed: message.is_sealed,
+        });
+    }
+    Ok(segments)
+}

@@ -1,0 +1,266 @@
+//! Sequence numbers of idempotent producers (KIP-98): what a retry is recognised by.
+
+use std::collections::{HashMap, VecDeque};
+
+use types::limits::{PRODUCER_BATCHES_MAX, PRODUCERS_PER_PARTITION_MAX};
+use types::{Offset, ProducerId};
+
+/// One batch of an idempotent producer, as remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerBatch {
+    /// Sequence of the first record.
+    pub first_sequence: i32,
+    /// Sequence of the last record.
+    pub last_sequence: i32,
+    /// Offset of the first record.
+    pub base_offset: Offset,
+    /// Offset of the last record.
+    pub last_offset: Offset,
+    /// The batch's largest timestamp, as the broker stored it.
+    pub timestamp_ms: i64,
+}
+
+/// What is remembered of one producer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProducerState {
+    /// The producer's epoch.
+    pub epoch: i16,
+    /// Its latest batches in this epoch, oldest first, at most `PRODUCER_BATCHES_MAX`.
+    pub batches: VecDeque<ProducerBatch>,
+    /// The wall clock when its last batch was taken, for expiry.
+    pub last_used_ms: i64,
+}
+
+/// Why a batch does not fit its producer's sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SequenceError {
+    /// A newer instance of the producer has taken over: INVALID_PRODUCER_EPOCH.
+    #[error("producer epoch {got} is older than {current}")]
+    FencedEpoch {
+        /// The batch's epoch.
+        got: i16,
+        /// The newest one seen.
+        current: i16,
+    },
+    /// A batch before this one is missing: OUT_OF_ORDER_SEQUENCE_NUMBER.
+    #[error("sequence {got} where {expected} was expected")]
+    OutOfOrder {
+        /// The batch's first sequence.
+        got: i32,
+        /// What would have followed.
+        expected: i32,
+    },
+}
+
+/// What a batch is to its producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SequenceCheck {
+    /// It continues the sequence, or starts one.
+    Next,
+    /// It was taken before, at these offsets.
+    Duplicate(ProducerBatch),
+}
+
+/// The sequence that follows `sequence`: after 2³¹−1 comes 0.
+pub fn next_sequence(sequence: i32) -> i32 {
+    sequence.checked_add(1).unwrap_or(0)
+}
+
+impl ProducerState {
+    fn check(&self, epoch: i16, first: i32, last: i32) -> Result<SequenceCheck, SequenceError> {
+        if epoch < self.epoch {
+            return Err(SequenceError::FencedEpoch { got: epoch, current: self.epoch });
+        }
+        if epoch > self.epoch {
+            return match first {
+                0 => Ok(SequenceCheck::Next),
+                got => Err(SequenceError::OutOfOrder { got, expected: 0 }),
+            };
+        }
+        let same = |b: &&ProducerBatch| b.first_sequence == first && b.last_sequence == last;
+        if let Some(batch) = self.batches.iter().find(same) {
+            return Ok(SequenceCheck::Duplicate(*batch));
+        }
+        let Some(latest) = self.batches.back() else { return Ok(SequenceCheck::Next) };
+        let expected = next_sequence(latest.last_sequence);
+        if first == expected {
+            Ok(SequenceCheck::Next)
+        } else {
+            Err(SequenceError::OutOfOrder { got: first, expected })
+        }
+    }
+
+    fn take(&mut self, epoch: i16, batch: ProducerBatch, now_ms: i64) {
+        if epoch > self.epoch {
+            self.batches.clear();
+            self.epoch = epoch;
+        }
+        if self.batches.len() == PRODUCER_BATCHES_MAX {
+            self.batches.pop_front();
+        }
+        self.batches.push_back(batch);
+        self.last_used_ms = self.last_used_ms.max(now_ms);
+    }
+}
+
+/// All producers of a partition: those of committed batches, and over them those of batches that the leader has
+/// proposed and that may still be lost.
+#[derive(Debug, Default)]
+pub struct Producers {
+    committed: HashMap<ProducerId, ProducerState>,
+    /// Producers with proposed batches, and how many of them are not applied yet.
+    proposed: HashMap<ProducerId, (ProducerState, usize)>,
+}
+
+impl Producers {
+    /// Restores committed producers.
+    pub fn restore(committed: HashMap<ProducerId, ProducerState>) -> Producers {
+        Producers { committed, proposed: HashMap::new() }
+    }
+
+    /// The producers of committed batches.
+    pub fn committed(&self) -> &HashMap<ProducerId, ProducerState> {
+        &self.committed
+    }
+
+    /// What a batch with these sequences would be. An unknown producer may start anywhere: its state may have expired.
+    pub fn check(
+        &self,
+        id: ProducerId,
+        epoch: i16,
+        first: i32,
+        last: i32,
+    ) -> Result<SequenceCheck, SequenceError> {
+        let state = self.proposed.get(&id).map(|(state, _)| state).or_else(|| self.committed.get(&id));
+        match state {
+            Some(state) => state.check(epoch, first, last),
+            None => Ok(SequenceCheck::Next),
+        }
+    }
+
+    /// A batch was proposed.
+    pub fn on_proposed(&mut self, id: ProducerId, epoch: i16, batch: ProducerBatch, now_ms: i64) {
+        let committed = &self.committed;
+        let (state, unapplied) =
+            self.proposed.entry(id).or_insert_with(|| (committed.get(&id).cloned().unwrap_or_default(), 0));
+        state.take(epoch, batch, now_ms);
+        *unapplied += 1;
+    }
+
+    /// A batch was committed, whoever proposed it.
+    pub fn on_committed(&mut self, id: ProducerId, epoch: i16, batch: ProducerBatch, now_ms: i64) {
+        if !self.committed.contains_key(&id) && self.committed.len() == PRODUCERS_PER_PARTITION_MAX {
+            self.forget_longest_idle();
+        }
+        let state = self.committed.entry(id).or_default();
+        state.take(epoch, batch, now_ms);
+        if let Some((_, unapplied)) = self.proposed.get_mut(&id) {
+            *unapplied -= 1;
+            if *unapplied == 0 {
+                self.proposed.remove(&id);
+            }
+        }
+    }
+
+    /// This node no longer leads: what was proposed may be lost.
+    pub fn forget_proposed(&mut self) {
+        self.proposed.clear();
+    }
+
+    /// Forgets producers that were last used before `before_ms` (`producer.id.expiration.ms`).
+    pub fn expire(&mut self, before_ms: i64) {
+        let proposed = &self.proposed;
+        self.committed.retain(|id, state| state.last_used_ms >= before_ms || proposed.contains_key(id));
+    }
+
+    fn forget_longest_idle(&mut self) {
+        let idlest =
+            self.committed.iter().min_by_key(|(id, state)| (state.last_used_ms, **id)).map(|(id, _)| *id);
+        if let Some(id) = idlest {
+            self.committed.remove(&id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(first: i32, count: i32, offset: i64) -> ProducerBatch {
+        ProducerBatch {
+            first_sequence: first,
+            last_sequence: last_of(first, count),
+            base_offset: Offset(offset),
+            last_offset: Offset(offset + i64::from(count) - 1),
+            timestamp_ms: 0,
+        }
+    }
+
+    fn last_of(first: i32, count: i32) -> i32 {
+        (1..count).fold(first, |sequence, _| next_sequence(sequence))
+    }
+
+    const P: ProducerId = ProducerId(7);
+
+    fn check(
+        producers: &Producers,
+        epoch: i16,
+        first: i32,
+        count: i32,
+    ) -> Result<SequenceCheck, SequenceError> {
+        producers.check(P, epoch, first, last_of(first, count))
+    }
+
+    #[test]
+    fn a_retry_is_recognised_while_it_is_in_flight_and_after() {
+        let mut producers = Producers::default();
+        assert_eq!(check(&producers, 0, 0, 10), Ok(SequenceCheck::Next));
+        producers.on_proposed(P, 0, batch(0, 10, 100), 1);
+        assert_eq!(check(&producers, 0, 0, 10), Ok(SequenceCheck::Duplicate(batch(0, 10, 100))));
+        assert_eq!(check(&producers, 0, 10, 5), Ok(SequenceCheck::Next));
+        producers.on_committed(P, 0, batch(0, 10, 100), 1);
+        assert_eq!(check(&producers, 0, 0, 10), Ok(SequenceCheck::Duplicate(batch(0, 10, 100))));
+        assert_eq!(check(&producers, 0, 11, 5), Err(SequenceError::OutOfOrder { got: 11, expected: 10 }));
+    }
+
+    #[test]
+    fn what_was_proposed_is_forgotten_with_the_leadership() {
+        let mut producers = Producers::default();
+        producers.on_committed(P, 0, batch(0, 1, 0), 1);
+        producers.on_proposed(P, 0, batch(1, 1, 1), 2);
+        producers.forget_proposed();
+        assert_eq!(check(&producers, 0, 1, 1), Ok(SequenceCheck::Next));
+    }
+
+    #[test]
+    fn epochs_fence() {
+        let mut producers = Producers::default();
+        producers.on_committed(P, 3, batch(0, 1, 0), 1);
+        assert_eq!(check(&producers, 2, 1, 1), Err(SequenceError::FencedEpoch { got: 2, current: 3 }));
+        assert_eq!(check(&producers, 4, 1, 1), Err(SequenceError::OutOfOrder { got: 1, expected: 0 }));
+        assert_eq!(check(&producers, 4, 0, 1), Ok(SequenceCheck::Next));
+    }
+
+    #[test]
+    fn sequences_wrap_after_the_largest_integer() {
+        assert_eq!(next_sequence(i32::MAX), 0);
+        let mut producers = Producers::default();
+        producers.on_committed(P, 0, batch(i32::MAX - 1, 3, 0), 1);
+        assert_eq!(check(&producers, 0, 1, 1), Ok(SequenceCheck::Next));
+    }
+
+    #[test]
+    fn only_the_last_batches_are_remembered_and_the_idlest_producer_is_forgotten() {
+        let mut producers = Producers::default();
+        for n in 0..6 {
+            producers.on_committed(P, 0, batch(n, 1, i64::from(n)), 1);
+        }
+        assert_eq!(check(&producers, 0, 0, 1), Err(SequenceError::OutOfOrder { got: 0, expected: 6 }));
+        assert!(matches!(check(&producers, 0, 1, 1), Ok(SequenceCheck::Duplicate(_))));
+        for id in 0..PRODUCERS_PER_PARTITION_MAX as i64 {
+            producers.on_committed(ProducerId(1000 + id), 0, batch(0, 1, id), 2 + id);
+        }
+        assert_eq!(producers.committed().len(), PRODUCERS_PER_PARTITION_MAX);
+        assert!(!producers.committed().contains_key(&P));
+    }
+}

@@ -1,0 +1,123 @@
+//! What raft-rs may read: the entries that are not yet compacted, and the hard state.
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
+
+/// The retained tail of a group's log, all of it in memory.
+///
+/// Owner: its [`crate::Group`]. `compacted ≤ every entry's index`; entries are contiguous.
+/// An entry is readable here as soon as it is handed to the WAL, before it is durable: raft-rs keeps
+/// count of what is persisted by itself.
+pub struct LogView {
+    hard_state: HardState,
+    conf_state: ConfState,
+    compacted_index: u64,
+    compacted_term: u64,
+    entries: VecDeque<Entry>,
+}
+
+impl LogView {
+    /// A log that starts behind `compacted_index` (0 and term 0 for a new group).
+    pub fn new(conf_state: ConfState, compacted_index: u64, compacted_term: u64) -> LogView {
+        LogView {
+            hard_state: HardState::default(),
+            conf_state,
+            compacted_index,
+            compacted_term,
+            entries: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn set_hard_state(&mut self, hard_state: HardState) {
+        assert!(hard_state.term >= self.hard_state.term, "a term never goes back");
+        self.hard_state = hard_state;
+    }
+
+    pub(crate) fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    /// Appends `entries`, which replace whatever stands at their indexes and behind (Raft paper, section 5.3).
+    pub(crate) fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        assert!(first.index > self.compacted_index, "a compacted entry is committed and never replaced");
+        assert!(first.index <= self.last() + 1, "entries follow one another");
+        let keep = usize::try_from(first.index - self.compacted_index - 1).expect("fits memory");
+        self.entries.truncate(keep);
+        self.entries.extend(entries.iter().cloned());
+    }
+
+    /// Drops the entries up to `index`, which are durable elsewhere.
+    pub(crate) fn compact(&mut self, index: u64) {
+        assert!(index <= self.last(), "only entries that exist are compacted");
+        while self.entries.front().is_some_and(|entry| entry.index <= index) {
+            let entry = self.entries.pop_front().expect("it was just seen");
+            self.compacted_index = entry.index;
+            self.compacted_term = entry.term;
+        }
+    }
+
+    /// The index and term that the log starts behind.
+    pub fn compacted(&self) -> (u64, u64) {
+        (self.compacted_index, self.compacted_term)
+    }
+
+    fn last(&self) -> u64 {
+        self.compacted_index + self.entries.len() as u64
+    }
+
+    fn position(&self, index: u64) -> usize {
+        usize::try_from(index - self.compacted_index - 1).expect("fits memory")
+    }
+}
+
+impl Storage for LogView {
+    fn initial_state(&self) -> Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> Result<Vec<Entry>> {
+        if low <= self.compacted_index {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        assert!(high <= self.last() + 1, "raft-rs asks only for entries it has seen");
+        let mut selected: Vec<Entry> =
+            self.entries.range(self.position(low)..self.position(high)).cloned().collect();
+        raft::util::limit_size(&mut selected, max_size.into());
+        Ok(selected)
+    }
+
+    fn term(&self, index: u64) -> Result<u64> {
+        if index == self.compacted_index {
+            return Ok(self.compacted_term);
+        }
+        if index < self.compacted_index {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        match self.entries.get(self.position(index)) {
+            Some(entry) => Ok(entry.term),
+            None => Err(Error::Store(StorageError::Unavailable)),
+        }
+    }
+
+    fn first_index(&self) -> Result<u64> {
+        Ok(self.compacted_index + 1)
+    }
+
+    fn last_index(&self) -> Result<u64> {
+        Ok(self.last())
+    }
+
+    /// A group of one voter has no follower that could need a snapshot, and raft-rs retries on this error.
+    fn snapshot(&self, _request_index: u64, _to: u64) -> Result<Snapshot> {
+        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}

@@ -1,0 +1,92 @@
+//! Direct reads and writes of many blocks: in requests of bounded size, several under way at once.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use glommio::Task;
+use glommio::io::{DmaFile, ReadResult};
+use types::limits::{BLOCK_BYTES, DISK_REQUEST_BYTES_MAX};
+
+use crate::gather::Gather;
+use crate::io_failure::IoFailure;
+
+/// Requests of one read or write that are under way at once. Enough to keep a device busy, few enough that the
+/// WAL's next write does not queue behind many.
+const REQUESTS_MAX: usize = 4;
+
+/// Writes what `gather` holds, padded with zeroes to whole blocks, from `position` on. The position is a multiple of
+/// [`BLOCK_BYTES`]. When it fails, any of the blocks may have been written.
+pub(crate) async fn write_blocks(
+    file: &Rc<DmaFile>,
+    position: u64,
+    mut gather: Gather,
+) -> Result<(), IoFailure> {
+    assert!(position.is_multiple_of(BLOCK_BYTES as u64), "direct writes are aligned");
+    let mut next_position = position;
+    let mut next_request = || {
+        let bytes = gather.left().next_multiple_of(BLOCK_BYTES).min(DISK_REQUEST_BYTES_MAX);
+        (bytes > 0).then(|| {
+            let mut buffer = file.alloc_dma_buffer(bytes);
+            gather.fill(buffer.as_bytes_mut());
+            let at = next_position;
+            next_position += bytes as u64;
+            (buffer, at)
+        })
+    };
+    let mut under_way: VecDeque<Task<Result<(), IoFailure>>> = VecDeque::new();
+    loop {
+        while under_way.len() < REQUESTS_MAX
+            && let Some((buffer, at)) = next_request()
+        {
+            let file = Rc::clone(file);
+            under_way.push_back(glommio::spawn_local(async move {
+                let bytes = buffer.len();
+                match file.write_at(buffer, at).await? {
+                    written if written == bytes => Ok(()),
+                    // What a full disk does to a direct write that begins before its end.
+                    _ => Err(std::io::Error::from_raw_os_error(libc::ENOSPC).into()),
+                }
+            }));
+        }
+        match under_way.pop_front() {
+            Some(request) => request.await?,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Reads `length` bytes from `position` on, or fewer at the end of the file.
+pub(crate) async fn read_bytes(
+    file: &Rc<DmaFile>,
+    position: u64,
+    length: usize,
+) -> Result<Vec<u8>, IoFailure> {
+    let skip = position % BLOCK_BYTES as u64;
+    let wanted = skip as usize + length;
+    let mut next_position = position - skip;
+    let end = next_position + wanted.next_multiple_of(BLOCK_BYTES) as u64;
+    let mut under_way: VecDeque<(usize, Task<Result<ReadResult, IoFailure>>)> = VecDeque::new();
+    let mut found = Vec::new();
+    loop {
+        while under_way.len() < REQUESTS_MAX && next_position < end {
+            let bytes = (end - next_position).min(DISK_REQUEST_BYTES_MAX as u64) as usize;
+            let (file, at) = (Rc::clone(file), next_position);
+            next_position += bytes as u64;
+            let request = glommio::spawn_local(async move { Ok(file.read_at_aligned(at, bytes).await?) });
+            under_way.push_back((bytes, request));
+        }
+        let Some((bytes, request)) = under_way.pop_front() else { break };
+        let result = request.await?;
+        if found.is_empty() {
+            found.reserve_exact(length);
+            found.extend_from_slice(result.get(skip as usize..).unwrap_or_default());
+        } else {
+            found.extend_from_slice(&result);
+        }
+        if result.len() < bytes {
+            break;
+        }
+    }
+    found.truncate(length);
+    Ok(found)
+}

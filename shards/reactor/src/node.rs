@@ -1,0 +1,434 @@
+//! Starting a node and holding it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use glommio::io::PollableFd;
+use glommio::{Latency, LocalExecutor, LocalExecutorBuilder, PoolPlacement, Shares, Task};
+use log::wal::Recovered;
+use shard::{Effect, Event};
+use types::{Now, ShardId};
+
+use crate::clock::Clock;
+use crate::connection::Connections;
+use crate::core::ShardCore;
+use crate::data_dir::{DataDir, sync_dir};
+use crate::disk::Disk;
+use crate::driver::{Driver, DriverParts};
+use crate::error::{StartError, file_error};
+use crate::exit::{Exit, Fatal};
+use crate::groups::groups_folder;
+use crate::listen::open_listeners;
+use crate::machine::{self, IoMemory};
+use crate::options::{NodeOptions, Placement};
+use crate::regroup::prepare_wals;
+use crate::ring::{LoopPass, RingEnds, make_rings};
+use crate::segment::Segments;
+use crate::supervisor::{Control, ExitCell, LoopCounts, Report, Reports, ShardLink, Supervisor};
+use crate::wal::Wal;
+use crate::wal_dir::{recover_wal, shard_folder, wal_folder};
+
+/// Requests that each executor's rings take at once.
+const RING_DEPTH: usize = 256;
+
+/// Threads of each executor for system calls that io_uring does not have.
+const BLOCKING_THREADS: usize = 4;
+
+/// The share of segment I/O; requests and the WAL have 1000.
+const DISK_SHARES: usize = 250;
+
+/// Room for each [`Control`] there is.
+const CONTROLS_MAX: usize = 4;
+
+/// A Chronik node within this process.
+pub struct Node;
+
+/// What a shard's state machine is made from.
+#[derive(Debug)]
+pub struct ShardStart {
+    /// The shard, counted from 0.
+    pub shard: ShardId,
+    /// What its WAL holds.
+    pub recovered: Recovered,
+    /// The time.
+    pub now: Now,
+}
+
+/// A running node. Dropping it does not end the node.
+#[derive(Debug)]
+pub struct NodeHandle {
+    addresses: Vec<SocketAddr>,
+    reports: Reports,
+    exit: Arc<ExitCell>,
+    /// Weak, so that the lock goes with the node, not with its handle.
+    data_dir: Weak<DataDir>,
+}
+
+/// Asks a node to stop, from any thread.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    reports: Reports,
+}
+
+impl Node {
+    /// Starts a node: checks the machine and the options, locks the data directory, listens, recovers the WALs on the
+    /// shards' threads, and serves. `make_core` is called once for each shard, on the shard's thread; the
+    /// effects that it appends are carried out before the first event.
+    ///
+    /// Metrics go to the recorder that is installed by then. Blocks until all shards serve.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`]. Nothing runs and nothing listens then.
+    pub fn start<C, F>(options: NodeOptions, make_core: F) -> Result<NodeHandle, StartError>
+    where
+        C: ShardCore,
+        F: Fn(ShardStart, &mut Vec<Effect>) -> C + Send + Sync + 'static,
+    {
+        validate(&options)?;
+        glommio::early_init();
+        let io_memory = machine::prepare(options.shards)?;
+        let data_dir = DataDir::open(&options.data_dir, options.node_id, options.cluster_id.as_deref())?;
+        let listeners = open_listeners(&options.listen, options.shards)?;
+        prepare_wals(&options.data_dir, options.shards, &*options.shard_of)?;
+        let groups = groups_folder(&options.data_dir);
+        std::fs::create_dir_all(&groups).map_err(file_error("create", groups))?;
+        sync_dir(&options.data_dir)?;
+
+        let (sender, reports) = unbounded();
+        let starter = Starter {
+            io_memory,
+            clock: Clock::new(),
+            reports: Reports(sender),
+            data_dir: Arc::new(data_dir),
+            make_core: Arc::new(make_core),
+            options,
+        };
+        let mut links = Vec::new();
+        let shards = (0u16..).map(ShardId).zip(make_rings(starter.options.shards)).zip(listeners.by_shard);
+        if let Err(error) = starter.spawn_shards(shards, &mut links) {
+            abandon(links);
+            return Err(error);
+        }
+        for link in &links {
+            link.tell(Control::Serve);
+        }
+        let exit = Arc::new(ExitCell::default());
+        let stop_grace = starter.options.stop_grace;
+        let supervisor = Supervisor { links, reports, stop_grace, exit: Arc::clone(&exit) };
+        thread::Builder::new()
+            .name("supervisor".to_owned())
+            .spawn(|| supervisor.run())
+            .map_err(file_error("start a thread for", &starter.options.data_dir))?;
+        let data_dir = Arc::downgrade(&starter.data_dir);
+        Ok(NodeHandle { addresses: listeners.addresses, reports: starter.reports, exit, data_dir })
+    }
+}
+
+impl NodeHandle {
+    /// The addresses that are listened on, in the order of the options, with their real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What asks this node to stop, for a signal handler's thread.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { reports: self.reports.clone() }
+    }
+
+    /// Remembers the cluster's id in the data directory, durably.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::OtherCluster`] when another one is remembered; [`StartError::Options`] when the node has ended;
+    /// [`StartError::File`].
+    pub fn store_cluster_id(&self, cluster_id: &str) -> Result<(), StartError> {
+        match self.data_dir.upgrade() {
+            Some(data_dir) => data_dir.store_cluster_id(cluster_id),
+            None => Err(StartError::Options("a node that has ended learns no cluster id".to_owned())),
+        }
+    }
+
+    /// Stops the node and waits for its end: no more clients are accepted, each shard finishes what it has accepted,
+    /// and all end together, at the latest when the grace period is over.
+    pub fn stop(&self) -> Exit {
+        self.stopper().request_stop();
+        self.wait()
+    }
+
+    /// Waits for the node's end, whatever brings it about.
+    pub fn wait(&self) -> Exit {
+        self.exit.wait()
+    }
+}
+
+impl Stopper {
+    /// Begins what [`NodeHandle::stop`] waits for. Does nothing when the node is stopping already.
+    pub fn request_stop(&self) {
+        self.reports.send(Report::StopRequested);
+    }
+}
+
+fn validate(options: &NodeOptions) -> Result<(), StartError> {
+    let impossible = |why: String| Err(StartError::Options(why));
+    if options.shards == 0 {
+        return impossible("there must be at least one shard".to_owned());
+    }
+    if let Placement::Pinned(processors) = &options.placement
+        && processors.len() != usize::from(options.shards)
+    {
+        let (shards, processors) = (options.shards, processors.len());
+        return impossible(format!("{shards} shards are to be pinned to {processors} processors"));
+    }
+    if i32::try_from(options.request_bytes_max).is_err() {
+        return impossible(format!("requests of {} bytes cannot be framed", options.request_bytes_max));
+    }
+    Ok(())
+}
+
+/// Ends threads that were started in vain, so that nothing of the node is left.
+fn abandon(links: Vec<ShardLink>) {
+    for link in links {
+        let ShardLink { control, thread, .. } = link;
+        // A thread that waits for `Serve` ends when nobody can send it any more.
+        drop(control);
+        if thread.join().is_err() {
+            tracing::error!(shard = %link.shard, "the shard's thread panicked");
+        }
+    }
+}
+
+/// What the threads of all shards are started with.
+struct Starter<F> {
+    options: NodeOptions,
+    io_memory: IoMemory,
+    clock: Clock,
+    reports: Reports,
+    data_dir: Arc<DataDir>,
+    make_core: Arc<F>,
+}
+
+/// What comes out of a thread's start.
+type Readiness = Result<(), StartError>;
+
+impl<F> Starter<F> {
+    /// Starts a thread for each shard, and waits until each has recovered its WAL and made its core.
+    fn spawn_shards<C>(
+        &self,
+        shards: impl Iterator<Item = ((ShardId, RingEnds), Vec<TcpListener>)>,
+        links: &mut Vec<ShardLink>,
+    ) -> Result<(), StartError>
+    where
+        C: ShardCore,
+        F: Fn(ShardStart, &mut Vec<Effect>) -> C + Send + Sync + 'static,
+    {
+        let mut starting = Vec::new();
+        for ((shard, rings), listeners) in shards {
+            let (link, readiness) = self.spawn_shard(shard, rings, listeners)?;
+            links.push(link);
+            starting.push((shard, readiness));
+        }
+        for (shard, readiness) in starting {
+            let ended_early =
+                || StartError::Executor { shard: shard.0, why: "its thread ended early".to_owned() };
+            readiness.recv().unwrap_or_else(|_| Err(ended_early()))?;
+        }
+        Ok(())
+    }
+
+    fn spawn_shard<C>(
+        &self,
+        shard: ShardId,
+        rings: RingEnds,
+        listeners: Vec<TcpListener>,
+    ) -> Result<(ShardLink, Receiver<Readiness>), StartError>
+    where
+        C: ShardCore,
+        F: Fn(ShardStart, &mut Vec<Effect>) -> C + Send + Sync + 'static,
+    {
+        let (ready_sender, ready_receiver) = bounded(1);
+        let (control_sender, control) = async_channel::bounded(CONTROLS_MAX);
+        let (poke_sender, poke) = async_channel::bounded(1);
+        let counts = Arc::new(LoopCounts::default());
+        let thread = ShardThread {
+            shard,
+            options: self.options.clone(),
+            io_memory: self.io_memory,
+            clock: self.clock,
+            reports: self.reports.clone(),
+            rings,
+            listeners,
+            control,
+            poke,
+            counts: Arc::clone(&counts),
+            _data_dir: Arc::clone(&self.data_dir),
+        };
+        let make_core = Arc::clone(&self.make_core);
+        let handle = thread::Builder::new()
+            .name(format!("shard-{shard}"))
+            .spawn(move || thread.run(&*make_core, &ready_sender))
+            .map_err(|error| StartError::Executor { shard: shard.0, why: error.to_string() })?;
+        let link = ShardLink { shard, control: control_sender, poke: poke_sender, counts, thread: handle };
+        Ok((link, ready_receiver))
+    }
+}
+
+/// Tells the supervisor that a thread ends, even if it panics.
+struct EndReport {
+    shard: ShardId,
+    reports: Reports,
+}
+
+impl Drop for EndReport {
+    fn drop(&mut self) {
+        self.reports.send(Report::Ended(self.shard));
+    }
+}
+
+/// One shard's thread, before and around its executor.
+struct ShardThread {
+    shard: ShardId,
+    options: NodeOptions,
+    io_memory: IoMemory,
+    clock: Clock,
+    reports: Reports,
+    rings: RingEnds,
+    listeners: Vec<TcpListener>,
+    control: async_channel::Receiver<Control>,
+    poke: async_channel::Receiver<()>,
+    counts: Arc<LoopCounts>,
+    /// The directory stays locked until the last thread that writes to it has ended.
+    _data_dir: Arc<DataDir>,
+}
+
+impl ShardThread {
+    fn run<C, F>(self, make_core: &F, ready: &Sender<Readiness>)
+    where
+        C: ShardCore,
+        F: Fn(ShardStart, &mut Vec<Effect>) -> C,
+    {
+        let _end_report = EndReport { shard: self.shard, reports: self.reports.clone() };
+        let prepared = self.recover().and_then(|recovered| Ok((recovered, self.make_executor()?)));
+        // Sending fails only when the start was given up meanwhile.
+        match prepared {
+            Ok((recovered, executor)) => {
+                let mut effects = Vec::new();
+                let start = ShardStart { shard: self.shard, recovered, now: self.clock.now() };
+                let core = make_core(start, &mut effects);
+                if ready.send(Ok(())).is_ok() {
+                    executor.run(self.serve(core, effects));
+                }
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+    }
+
+    fn wal_folder(&self) -> std::path::PathBuf {
+        shard_folder(&wal_folder(&self.options.data_dir), self.shard.0)
+    }
+
+    fn recover(&self) -> Result<Recovered, StartError> {
+        recover_wal(&self.wal_folder(), self.shard.0)
+    }
+
+    fn make_executor(&self) -> Result<LocalExecutor, StartError> {
+        let placement = match &self.options.placement {
+            Placement::Unbound => glommio::Placement::Unbound,
+            Placement::Pinned(processors) => glommio::Placement::Fixed(processors[usize::from(self.shard.0)]),
+        };
+        LocalExecutorBuilder::new(placement)
+            .name(&format!("shard-{}", self.shard))
+            .io_memory(self.io_memory.0)
+            .ring_depth(RING_DEPTH)
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
+            .make()
+            .map_err(|error| StartError::Executor { shard: self.shard.0, why: error.to_string() })
+    }
+
+    /// The executor's main task.
+    async fn serve<C: ShardCore>(self, core: C, effects: Vec<Effect>) {
+        let mut tasks = vec![glommio::spawn_local(answer_pokes(self.poke, Arc::clone(&self.counts)))];
+        if self.control.recv().await != Ok(Control::Serve) {
+            return cancel(tasks).await;
+        }
+        let loop_pass = match LoopPass::new() {
+            Ok(loop_pass) => loop_pass,
+            Err(error) => {
+                let why = format!("it cannot make a pipe: {error}");
+                self.reports.send(Report::Fatal(Fatal::ExecutorDied { shard: self.shard, why }));
+                return cancel(tasks).await;
+            }
+        };
+        let (rings, incoming) = self.rings.connect(loop_pass).await;
+        let data_dir: &Path = &self.options.data_dir;
+        let disk_queue =
+            glommio::executor().create_task_queue(Shares::Static(DISK_SHARES), Latency::NotImportant, "disk");
+        let driver = Driver::new(DriverParts {
+            shard: self.shard,
+            clock: self.clock,
+            connections: Connections::new(self.options.request_bytes_max, self.options.connections_max_idle),
+            disk: Disk::new(Segments::new(groups_folder(data_dir))),
+            disk_queue,
+            rings,
+            wal: Wal::new(shard_folder(&wal_folder(data_dir), self.shard.0)),
+            core,
+            counts: self.counts,
+            reports: self.reports,
+        });
+        tasks.push(glommio::spawn_local(Rc::clone(&driver).run_turns()));
+        tasks.push(glommio::spawn_local(Rc::clone(&driver).run_deadlines()));
+        tasks.push(glommio::spawn_local(Rc::clone(&driver).run_wal()));
+        for to in driver.rings.receivers() {
+            tasks.push(glommio::spawn_local(Rc::clone(&driver).run_outgoing_ring(to)));
+        }
+        driver.begin(effects);
+        for (from, receiver) in incoming {
+            tasks.push(glommio::spawn_local(Rc::clone(&driver).run_incoming_ring(from, receiver)));
+        }
+        let mut accepting = Vec::new();
+        for listener in self.listeners {
+            match PollableFd::new(listener) {
+                Ok(listener) => {
+                    accepting.push(glommio::spawn_local(Rc::clone(&driver).run_listener(listener)))
+                }
+                Err(error) => {
+                    let why = format!("it cannot watch a listener: {error}");
+                    driver.die(Fatal::ExecutorDied { shard: driver.shard, why });
+                }
+            }
+        }
+        if self.control.recv().await == Ok(Control::Stop) {
+            cancel(std::mem::take(&mut accepting)).await;
+            driver.feed(Event::ShutdownRequested);
+            // Only `End` is left, or nobody to send it.
+            let _ = self.control.recv().await;
+        }
+        driver.retire();
+        cancel(accepting).await;
+        driver.close_connections().await;
+        driver.disk.close().await;
+        cancel(tasks).await;
+        driver.wal.close().await;
+    }
+}
+
+/// Ends tasks where they wait.
+async fn cancel(tasks: Vec<Task<()>>) {
+    for task in tasks {
+        task.cancel().await;
+    }
+}
+
+/// Shows the supervisor that the loop turns.
+async fn answer_pokes(poke: async_channel::Receiver<()>, counts: Arc<LoopCounts>) {
+    while poke.recv().await.is_ok() {
+        counts.beats.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,203 @@
+//! The WAL files of one shard.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
+
+use glommio::io::{DmaFile, OpenOptions};
+use log::wal::{Flush, file_name};
+use shard::Event;
+use types::limits::{BLOCK_BYTES, DISK_REQUEST_BYTES_MAX, WAL_FILE_BYTES, WAL_FLUSH_BYTES_MAX};
+
+use crate::core::ShardCore;
+use crate::direct::write_blocks;
+use crate::driver::Driver;
+use crate::exit::Fatal;
+use crate::gather::Gather;
+use crate::io_failure::IoFailure;
+use crate::metrics::DiskKind;
+use crate::notify::Notify;
+use crate::wal_dir::UNFINISHED;
+
+/// The WAL of one shard, as its driver sees it: files and at most one write under way.
+pub(crate) struct Wal {
+    folder: PathBuf,
+    /// Files that are open for writing, by sequence number.
+    open: RefCell<HashMap<u64, Rc<DmaFile>>>,
+    job: RefCell<Option<WriteJob>>,
+    submitted: Notify,
+    is_writing: Cell<bool>,
+}
+
+struct WriteJob {
+    number: u64,
+    file: u64,
+    position: u64,
+    flush: Flush,
+}
+
+impl Wal {
+    pub(crate) fn new(folder: PathBuf) -> Wal {
+        Wal {
+            folder,
+            open: RefCell::default(),
+            job: RefCell::default(),
+            submitted: Notify::default(),
+            is_writing: Cell::new(false),
+        }
+    }
+
+    /// Takes a write; its task does it.
+    pub(crate) fn submit(&self, number: u64, file: u64, position: u64, flush: Flush) {
+        assert!(!self.is_writing.replace(true), "one WAL write is under way at a time");
+        assert!(position.is_multiple_of(BLOCK_BYTES as u64) && flush.bytes.is_multiple_of(BLOCK_BYTES));
+        assert!(position + flush.bytes as u64 <= WAL_FILE_BYTES, "a flush ends within its file");
+        assert_eq!(flush.file_sequence, file, "a flush is written to the file that it names");
+        self.job.replace(Some(WriteJob { number, file, position, flush }));
+        self.submitted.notify();
+    }
+
+    fn path(&self, file: u64) -> PathBuf {
+        self.folder.join(file_name(file))
+    }
+
+    async fn opened(&self, file: u64) -> Result<Rc<DmaFile>, IoFailure> {
+        if let Some(opened) = self.open.borrow().get(&file) {
+            return Ok(Rc::clone(opened));
+        }
+        let opened = open_for_flushes(&self.path(file)).await?;
+        self.open.borrow_mut().insert(file, Rc::clone(&opened));
+        Ok(opened)
+    }
+
+    async fn write(&self, file: u64, position: u64, flush: Flush) -> Result<(), IoFailure> {
+        let gather = Gather::new(flush.parts);
+        assert_eq!(gather.left(), flush.bytes, "a flush's parts add up to its bytes");
+        let opened = self.opened(file).await?;
+        // O_DSYNC: each request is durable when it completes.
+        write_blocks(&opened, position, gather).await
+    }
+
+    /// Makes a file of zeroes under another name first, so that recovery never sees a part of one.
+    async fn create(&self, file: u64) -> Result<(), IoFailure> {
+        let path = self.path(file);
+        let unfinished = path.with_extension(UNFINISHED);
+        let zeroed = write_zeroes(&unfinished).await;
+        let (from, to, folder) = (unfinished.clone(), path, self.folder.clone());
+        let is_zeroed = zeroed.is_ok();
+        let named = blocking(move || {
+            if is_zeroed {
+                std::fs::rename(&from, &to)?;
+                std::fs::File::open(&folder)?.sync_all()
+            } else {
+                // It may hold the space that was missing.
+                std::fs::remove_file(&from)
+            }
+        })
+        .await;
+        zeroed?;
+        named?;
+        self.opened(file).await?;
+        Ok(())
+    }
+
+    async fn recycle(&self, from: u64, file: u64) -> Result<(), IoFailure> {
+        let (old, new, folder) = (self.path(from), self.path(file), self.folder.clone());
+        blocking(move || {
+            std::fs::rename(&old, &new)?;
+            std::fs::File::open(&folder)?.sync_all()
+        })
+        .await?;
+        // The descriptor follows the file to its new name.
+        let mut open = self.open.borrow_mut();
+        if let Some(opened) = open.remove(&from) {
+            open.insert(file, opened);
+        }
+        Ok(())
+    }
+
+    /// Closes all files.
+    pub(crate) async fn close(&self) {
+        for (_, file) in self.open.take() {
+            // Everything that matters was written through.
+            let _ = file.close_rc().await;
+        }
+    }
+}
+
+async fn open_for_flushes(path: &Path) -> Result<Rc<DmaFile>, IoFailure> {
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).write(true).custom_flags(libc::O_DSYNC).dma_open(path).await;
+    opened.map(Rc::new).map_err(|error| IoFailure::from(error).at("open", path))
+}
+
+async fn write_zeroes(path: &Path) -> Result<(), IoFailure> {
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).write(true).create(true).truncate(true).dma_open(path).await;
+    let file = Rc::new(opened.map_err(IoFailure::from)?);
+    file.pre_allocate(WAL_FILE_BYTES, false).await?;
+    // Written, not only reserved: the first overwrite of a reserved extent would have to commit the file
+    // system's journal.
+    let zeroes = bytes::Bytes::from(vec![0; DISK_REQUEST_BYTES_MAX]);
+    let parts = vec![zeroes; WAL_FILE_BYTES as usize / DISK_REQUEST_BYTES_MAX];
+    write_blocks(&file, 0, Gather::new(parts)).await?;
+    file.fdatasync().await?;
+    file.close_rc().await?;
+    Ok(())
+}
+
+/// Runs a system call that io_uring does not have on a thread of the blocking pool.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, IoFailure> {
+    Ok(glommio::executor().spawn_blocking(work).await?)
+}
+
+impl<C: ShardCore> Driver<C> {
+    /// Makes one write after the other durable. A failure ends the shard: what reached the disk is unknown.
+    pub(crate) async fn run_wal(self: Rc<Self>) {
+        loop {
+            self.wal.submitted.notified().await;
+            let Some(WriteJob { number, file, position, flush }) = self.wal.job.take() else { continue };
+            let (bytes, records) = (flush.bytes, flush.notes.len());
+            let begun = Instant::now();
+            if let Err(failure) = self.wal.write(file, position, flush).await {
+                let operation = format!("write {bytes} bytes at {position} of");
+                let why = failure.at(&operation, &self.wal.path(file)).to_string();
+                return self.die(Fatal::WalWriteFailed { shard: self.shard, why });
+            }
+            self.metrics.wal_flushes.increment(1);
+            self.metrics.wal_bytes.increment(bytes as u64);
+            self.metrics.wal_flush_duration.record(begun.elapsed());
+            self.metrics.wal_flush_records.record(records as f64);
+            self.wal.is_writing.set(false);
+            self.feed(Event::WalFlushed { flush: number });
+        }
+    }
+
+    pub(crate) fn create_wal_file(self: &Rc<Self>, file: u64) {
+        let driver = Rc::clone(self);
+        self.spawn_disk(DiskKind::CreateWalFile, async move {
+            let created = driver.wal.create(file).await;
+            let is_done = created.is_ok();
+            let result = created.map_err(|failure| failure.at("create", &driver.wal.path(file)).into());
+            driver.feed(Event::WalFileReady { file, result });
+            is_done
+        });
+    }
+
+    pub(crate) fn recycle_wal_file(self: &Rc<Self>, from: u64, file: u64) {
+        let driver = Rc::clone(self);
+        self.spawn_disk(DiskKind::RecycleWalFile, async move {
+            let recycled = driver.wal.recycle(from, file).await;
+            let is_done = recycled.is_ok();
+            let result = recycled.map_err(|failure| failure.at("rename", &driver.wal.path(from)).into());
+            driver.feed(Event::WalFileReady { file, result });
+            is_done
+        });
+    }
+}
+
+const _: () = assert!(WAL_FLUSH_BYTES_MAX.is_multiple_of(BLOCK_BYTES));

@@ -1,0 +1,63 @@
+//! The folders of the WALs: `wal/shard-<k>/<sequence>.wal`, and reading one of them at the start.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use log::wal::{self, Recovered, WalFileContent};
+
+use crate::error::{StartError, file_error};
+
+/// The ending of a WAL file that is still being made. It holds nothing yet.
+pub(crate) const UNFINISHED: &str = "new";
+
+/// The folder of all WALs.
+pub(crate) fn wal_folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("wal")
+}
+
+/// The folder of one shard's WAL within `wal`.
+pub(crate) fn shard_folder(wal: &Path, shard: u16) -> PathBuf {
+    wal.join(format!("shard-{shard}"))
+}
+
+/// Reads and recovers the WAL in `folder`, after removing files that were never finished.
+pub(crate) fn recover_wal(folder: &Path, shard: u16) -> Result<Recovered, StartError> {
+    let mut contents = Vec::new();
+    for entry in fs::read_dir(folder).map_err(file_error("list", folder))? {
+        let path = entry.map_err(file_error("list", folder))?.path();
+        if path.extension().is_some_and(|extension| extension == UNFINISHED) {
+            fs::remove_file(&path).map_err(file_error("remove", &path))?;
+            continue;
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match wal::parse_file_name(&name) {
+            Some(sequence) => {
+                let content = read_once(&path).map_err(file_error("read", &path))?;
+                contents.push((sequence, path.display().to_string(), content));
+            }
+            None => {
+                let why = format!("{name} is not a WAL file");
+                return Err(StartError::Layout { path: folder.to_owned(), why });
+            }
+        }
+    }
+    let files: Vec<_> = contents
+        .iter()
+        .map(|(sequence, name, content)| WalFileContent { sequence: *sequence, name: name.clone(), content })
+        .collect();
+    let recovered = wal::recover(&files);
+    recovered.map_err(|source| StartError::Recovery { shard, path: folder.to_owned(), source })
+}
+
+/// Reads a file and takes it out of the page cache again: the direct writes that follow would have to
+/// throw its pages out one flush at a time.
+fn read_once(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    // SAFETY: posix_fadvise(2) takes an open descriptor and three numbers; it is advice and touches no memory.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    Ok(content)
+}

@@ -1,0 +1,70 @@
+//! A group coordinator on the partition of `__consumer_offsets` that it writes to.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+use coordinator::{CoordinatorRecord, GroupConfig, GroupCoordinator, RequestToken};
+use protocol::batch::{self, BatchBuilder, BatchOptions};
+use types::Offset;
+use types::limits::DECOMPRESSED_BYTES_MAX;
+
+use crate::partition_host::Asker;
+
+/// The coordinator of the consumer groups of one partition, while this node leads it.
+pub(crate) struct CoordinatorHost {
+    pub coordinator: GroupCoordinator,
+    /// What is to be read before it may serve: (next offset, end). `None` once it serves.
+    pub loading: Option<(Offset, Offset)>,
+    askers: HashMap<u64, Asker>,
+    next_token: u64,
+}
+
+impl CoordinatorHost {
+    pub(crate) fn new(config: GroupConfig, log_start: Offset, end: Offset) -> CoordinatorHost {
+        CoordinatorHost {
+            coordinator: GroupCoordinator::new(config),
+            loading: Some((log_start, end)),
+            askers: HashMap::new(),
+            next_token: 0,
+        }
+    }
+
+    /// A token for a request, to be given back with the answer.
+    pub(crate) fn park(&mut self, asker: Asker) -> RequestToken {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.askers.insert(token, asker);
+        RequestToken(token)
+    }
+
+    /// Who asked.
+    pub(crate) fn unpark(&mut self, token: RequestToken) -> Asker {
+        self.askers.remove(&token.0).expect("a request is answered once")
+    }
+
+    /// Applies the records of a committed batch.
+    pub(crate) fn replay(&mut self, data: &Bytes) -> Result<(), String> {
+        let header = batch::BatchHeader::parse(data).map_err(|error| error.to_string())?;
+        if header.is_control() {
+            return Ok(());
+        }
+        let records =
+            batch::records(&header, data, DECOMPRESSED_BYTES_MAX).map_err(|error| error.to_string())?;
+        for record in records {
+            let record = record.map_err(|error| error.to_string())?;
+            let key = record.key.unwrap_or_default();
+            let record = CoordinatorRecord { key, value: record.value };
+            self.coordinator.replay(&record).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// One batch of a coordinator's records.
+pub(crate) fn encode_records(records: &[CoordinatorRecord], now_ms: i64) -> BytesMut {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for record in records {
+        builder.append(now_ms, Some(&record.key), record.value.as_deref(), &[]);
+    }
+    builder.build()
+}

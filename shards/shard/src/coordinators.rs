@@ -1,0 +1,208 @@
+//! Group coordinators of this shard: loaded when their partition is led, fed requests and timers, written through Raft.
+
+use broker::{GroupOp, OpResult};
+use bytes::Bytes;
+use coordinator::Action;
+use partition::Position;
+use protocol::messages::ErrorCode;
+use raft_group::Role;
+use types::hash::mix64;
+use types::{GroupId, Now};
+
+use crate::coordinator_host::{CoordinatorHost, encode_records};
+use crate::event::FatalReason;
+use crate::partition_host::{Asker, WrittenRecords};
+use crate::reads::{Read, Want};
+use crate::shard::{Hosted, Shard};
+
+impl Shard {
+    pub(crate) fn on_group_request(&mut self, now: Now, asker: Asker, op: GroupOp) {
+        let refused = |error: ErrorCode| (asker, OpResult::Group(Err(error)));
+        let Some((_, host)) = self.hosted.get_mut(&op.group).and_then(Hosted::partition) else {
+            return self.answers.push(refused(ErrorCode::NotCoordinator));
+        };
+        let Some(coordinator) = &mut host.coordinator else {
+            return self.answers.push(refused(ErrorCode::NotCoordinator));
+        };
+        if coordinator.loading.is_some() {
+            return self.answers.push(refused(ErrorCode::CoordinatorLoadInProgress));
+        }
+        let token = coordinator.park(asker);
+        let mut actions = Vec::new();
+        coordinator.coordinator.on_request(now, token, &op.context, op.request, &mut actions);
+        self.carry_out(now, op.group, actions);
+    }
+
+    pub(crate) fn on_coordinator_timer(&mut self, now: Now, group: GroupId) {
+        let Some(coordinator) = self.coordinator(group) else { return };
+        if coordinator.coordinator.next_deadline_us().is_none_or(|deadline_us| deadline_us > now.mono_us) {
+            return;
+        }
+        let mut actions = Vec::new();
+        coordinator.coordinator.on_timer(now, &mut actions);
+        self.carry_out(now, group, actions);
+    }
+
+    /// The topic is gone: no group keeps offsets of it.
+    pub(crate) fn forget_topic_offsets(&mut self, now: Now, topic: &str) {
+        for group in self.coordinators.clone() {
+            let Some(coordinator) = self.coordinator(group) else { continue };
+            if coordinator.loading.is_none() {
+                let mut actions = Vec::new();
+                coordinator.coordinator.on_topic_deleted(now, topic, &mut actions);
+                self.carry_out(now, group, actions);
+            }
+        }
+    }
+
+    fn coordinator(&mut self, group: GroupId) -> Option<&mut CoordinatorHost> {
+        let (_, host) = self.hosted.get_mut(&group)?.partition()?;
+        host.coordinator.as_mut()
+    }
+
+    /// Does what a coordinator asks for. A write that cannot be proposed is reported back, which may ask for more.
+    fn carry_out(&mut self, now: Now, group: GroupId, actions: Vec<Action>) {
+        let mut failed: Vec<WrittenRecords> = Vec::new();
+        for action in actions {
+            let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+            let Some(coordinator) = &mut host.coordinator else { return };
+            match action {
+                Action::Respond { token, response } => {
+                    let asker = coordinator.unpark(token);
+                    self.answers.push((asker, OpResult::Group(Ok(response))));
+                }
+                Action::Append { write, records } => {
+                    let batch = encode_records(&records, now.wall_ms);
+                    let proposed = match self.wal.has_room(batch.len()) {
+                        true => host.append_records(now, raft, write, batch),
+                        false => Err(ErrorCode::CoordinatorNotAvailable),
+                    };
+                    match proposed {
+                        Ok(()) => {
+                            self.dirty.insert(group);
+                        }
+                        Err(error) => failed.push((write, Err(error))),
+                    }
+                }
+            }
+        }
+        if !failed.is_empty() {
+            self.on_records_written(now, group, failed);
+        }
+    }
+
+    /// Records of a coordinator are committed and replayed, or lost.
+    pub(crate) fn on_records_written(&mut self, now: Now, group: GroupId, written: Vec<WrittenRecords>) {
+        for (write, result) in written {
+            let Some(coordinator) = self.coordinator(group) else { return };
+            let mut actions = Vec::new();
+            coordinator.coordinator.on_written(now, write, result, &mut actions);
+            self.carry_out(now, group, actions);
+        }
+    }
+
+    /// A batch of this coordinator's partition is committed.
+    pub(crate) fn replay_committed(&mut self, group: GroupId, data: &Bytes) {
+        let Some(coordinator) = self.coordinator(group) else { return };
+        if let Err(why) = coordinator.replay(data) {
+            self.fatal(FatalReason::Damaged(format!("group {group}, records of consumer groups: {why}")));
+        }
+    }
+
+    /// This node begins or ceases to lead a partition of `__consumer_offsets`.
+    pub(crate) fn watch_coordinator(&mut self, now: Now, group: GroupId, role: Role) {
+        let config = self.config.broker.groups.clone();
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        if host.topic.name.as_ref() != metadata::CONSUMER_OFFSETS_TOPIC {
+            return;
+        }
+        // A new term of the same leader is a new election: what was under way in the old one is given up.
+        self.resign_coordinator(group);
+        if role.serving {
+            let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+            let (start, end) = (host.partition.log_start(), host.partition.high_watermark());
+            host.coordinator = Some(CoordinatorHost::new(config, start, end));
+            self.coordinators.insert(group);
+            self.load_coordinator(now, group);
+        }
+    }
+
+    /// Ends a coordinator; whoever waits is told to look for another.
+    pub(crate) fn resign_coordinator(&mut self, group: GroupId) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let Some(mut coordinator) = host.coordinator.take() else { return };
+        self.coordinators.remove(&group);
+        let mut actions = Vec::new();
+        coordinator.coordinator.on_resigned(&mut actions);
+        self.answer_resigned(&mut coordinator, actions);
+    }
+
+    pub(crate) fn answer_resigned(&mut self, coordinator: &mut CoordinatorHost, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Respond { token, response } => {
+                    self.answers.push((coordinator.unpark(token), OpResult::Group(Ok(response))));
+                }
+                Action::Append { .. } => unreachable!("a coordinator that resigned writes nothing"),
+            }
+        }
+    }
+
+    /// Reads on in the coordinator's partition, until it knows everything and may serve.
+    pub(crate) fn load_coordinator(&mut self, now: Now, group: GroupId) {
+        loop {
+            let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+            let Some(coordinator) = &mut host.coordinator else { return };
+            let Some((next, end)) = coordinator.loading else { return };
+            if next >= end {
+                coordinator.loading = None;
+                let seed = mix64(self.config.seed ^ mix64(group.0) ^ host.role.term.0);
+                return coordinator.coordinator.on_elected(now, seed);
+            }
+            let data = match host.partition.locate(next) {
+                Ok(Position::Memory) => host.partition.read_memory(next, usize::MAX),
+                Ok(Position::Disk(segment)) => {
+                    let read = Read::new(group, Want::Load { limit: end }, next, segment);
+                    return self.begin_read(read);
+                }
+                Ok(Position::End) | Err(_) => {
+                    let why = format!("group {group}: offset {next} of the consumer groups is missing");
+                    return self.fatal(FatalReason::Damaged(why));
+                }
+            };
+            for batch in data {
+                if !self.load_batches(group, &batch) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Replays committed batches that were read. `false` when they cannot be, which ends the process.
+    pub(crate) fn load_batches(&mut self, group: GroupId, data: &Bytes) -> bool {
+        let Some(coordinator) = self.coordinator(group) else { return false };
+        let mut outcome = Ok(());
+        for batch in protocol::batch::batches(data) {
+            outcome = match batch {
+                Ok((header, range)) => match &mut coordinator.loading {
+                    Some((next, _)) => {
+                        *next = header.next_offset();
+                        coordinator.replay(&data.slice(range))
+                    }
+                    None => Ok(()),
+                },
+                Err(error) => Err(error.to_string()),
+            };
+            if outcome.is_err() {
+                break;
+            }
+        }
+        match outcome {
+            Ok(()) => true,
+            Err(why) => {
+                self.fatal(FatalReason::Damaged(format!("group {group}, records of consumer groups: {why}")));
+                false
+            }
+        }
+    }
+}

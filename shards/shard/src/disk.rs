@@ -1,0 +1,497 @@
+//! Work on segments: committed batches are written to them in the background, readers are served from them, old ones go.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use broker::OpResult;
+use bytes::Bytes;
+use log::segment::{RetentionConfig, RollConfig};
+use log::wal::Record;
+use metadata::TopicConfig;
+use partition::{FlushPlan, IndexRestore, NextFlush, Position};
+use protocol::messages::ErrorCode;
+use types::limits::{SEGMENT_CHUNK_BYTES, TAIL_CACHE_BYTES_MAX};
+use types::{GroupId, Now};
+
+use crate::event::{DiskAnswer, DiskError, DiskRequest, DiskToken, Effect, FatalReason};
+use crate::reads::{FetchJob, Progress, Read, Want};
+use crate::shard::{Hosted, Shard};
+use crate::wal::Unit;
+
+/// Segment writes under way at once: enough to keep a device busy, few enough to leave it to the WAL.
+const FLUSHES_MAX: usize = 4;
+
+/// How long to wait before a write is tried again on a full file system.
+const NO_SPACE_RETRY_MS: i64 = 1_000;
+
+/// How long committed batches wait for company before they are written to their segment all the same. It bounds what a
+/// restart reads from the WAL, and how long other tools wait to see them.
+const LINGER_MS: i64 = 10_000;
+
+/// Partitions written out for having lingered, in one go, and the pause after it: thousands of quiet partitions must
+/// not become thousands of small writes at once.
+const LINGERED_FLUSHES_MAX: usize = 8;
+const LINGERED_FLUSHES_PAUSE_MS: i64 = 100;
+
+/// The size of an index file at which a segment is full (Kafka's `segment.index.bytes`).
+const INDEX_BYTES_MAX: u32 = 10 * 1024 * 1024;
+
+/// What a disk request is for.
+enum Purpose {
+    Flush(GroupId),
+    RestoreIndex(GroupId),
+    Read(Read),
+    /// Nothing waits for it.
+    Detached,
+}
+
+/// Disk requests under way, and what waits to become one.
+pub(crate) struct DiskWork {
+    next_token: u64,
+    under_way: BTreeMap<DiskToken, Purpose>,
+    next_job: u64,
+    jobs: BTreeMap<u64, FetchJob>,
+    /// Partitions with enough to write, or whose WAL file is wanted.
+    flush_wanted: BTreeSet<GroupId>,
+    flushes_under_way: usize,
+    /// Partitions with batches that are in no segment, and when they have waited long enough, soonest first.
+    lingering: VecDeque<(u64, GroupId)>,
+    /// Flushed batches in memory, oldest first, and their bytes.
+    cached: VecDeque<(GroupId, usize)>,
+    cached_bytes: usize,
+    retry_at_us: Option<u64>,
+    retry: BTreeSet<GroupId>,
+    retention_interval_ms: i64,
+    retention_at_us: u64,
+}
+
+impl DiskWork {
+    pub(crate) fn new(now: Now, retention_interval_ms: i64) -> DiskWork {
+        DiskWork {
+            next_token: 0,
+            under_way: BTreeMap::new(),
+            next_job: 0,
+            jobs: BTreeMap::new(),
+            flush_wanted: BTreeSet::new(),
+            flushes_under_way: 0,
+            lingering: VecDeque::new(),
+            cached: VecDeque::new(),
+            cached_bytes: 0,
+            retry_at_us: None,
+            retry: BTreeSet::new(),
+            retention_interval_ms,
+            retention_at_us: now.after_ms(retention_interval_ms),
+        }
+    }
+
+    pub(crate) fn next_deadline_us(&self) -> Option<u64> {
+        let lingered = self.lingering.front().map(|(at_us, _)| *at_us);
+        [Some(self.retention_at_us), self.retry_at_us, lingered].into_iter().flatten().min()
+    }
+
+    pub(crate) fn next_job(&mut self) -> u64 {
+        self.next_job += 1;
+        self.next_job
+    }
+
+    pub(crate) fn begin_job(&mut self, number: u64, job: FetchJob) {
+        self.jobs.insert(number, job);
+    }
+
+    fn register(&mut self, purpose: Purpose) -> DiskToken {
+        let token = DiskToken(self.next_token);
+        self.next_token += 1;
+        self.under_way.insert(token, purpose);
+        token
+    }
+}
+
+impl Shard {
+    fn submit(&mut self, purpose: Purpose, request: DiskRequest) {
+        let token = self.disk.register(purpose);
+        self.effects.push(Effect::Disk { token, request });
+    }
+
+    /// Asks for work that nothing waits for.
+    pub(crate) fn submit_detached(&mut self, request: DiskRequest) {
+        self.submit(Purpose::Detached, request);
+    }
+
+    /// A disk request ended.
+    pub(crate) fn on_disk(&mut self, now: Now, token: DiskToken, result: Result<DiskAnswer, DiskError>) {
+        let purpose = self.disk.under_way.remove(&token).expect("a disk request is answered once");
+        match (purpose, result) {
+            (Purpose::Flush(group), Ok(_)) => self.on_segment_flushed(now, group),
+            (Purpose::Flush(group), Err(DiskError::NoSpace)) => self.retry_later(now, group),
+            (Purpose::Flush(_) | Purpose::Detached, Err(DiskError::Failed(why))) => {
+                self.fatal(FatalReason::SegmentWrite(why));
+            }
+            // A folder is made again when its first segment is.
+            (Purpose::Detached, Ok(_) | Err(DiskError::NoSpace)) => {}
+            (Purpose::RestoreIndex(group), Ok(answer)) => self.on_index_piece(now, group, answer),
+            (Purpose::RestoreIndex(group), Err(error)) => {
+                self.fatal(FatalReason::Damaged(format!("group {group}: {error:?}")));
+            }
+            (Purpose::Read(read), Ok(answer)) => self.on_read(now, read, answer),
+            (Purpose::Read(read), Err(_)) => self.fail_read(read, ErrorCode::KafkaStorageError),
+        }
+    }
+
+    /// The time of [`DiskWork::next_deadline_us`] has come.
+    pub(crate) fn on_disk_deadline(&mut self, now: Now) {
+        if self.disk.retry_at_us.is_some_and(|at| at <= now.mono_us) {
+            self.disk.retry_at_us = None;
+            for group in std::mem::take(&mut self.disk.retry) {
+                let plan = match self.hosted.get_mut(&group).and_then(Hosted::partition) {
+                    Some((_, host)) => host.partition.flush_to_retry().cloned(),
+                    None => None,
+                };
+                if let Some(plan) = plan {
+                    self.submit(Purpose::Flush(group), append_request(group, plan));
+                }
+            }
+        }
+        self.flush_lingering(now);
+        if self.disk.retention_at_us <= now.mono_us {
+            self.disk.retention_at_us = now.after_ms(self.disk.retention_interval_ms);
+            self.enforce_retention(now);
+        }
+    }
+
+    /// The group is gone; what is under way for it ends by itself.
+    pub(crate) fn forget_disk_work(&mut self, group: GroupId) {
+        self.disk.flush_wanted.remove(&group);
+        if self.disk.retry.remove(&group) {
+            self.disk.flushes_under_way -= 1;
+        }
+    }
+
+    /// Batches of a partition are in no segment: they are written once there are enough of them, or after a while.
+    pub(crate) fn consider_flush(&mut self, now: Now, group: GroupId) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        if host.partition.unflushed_bytes() >= SEGMENT_CHUNK_BYTES {
+            self.disk.flush_wanted.insert(group);
+        } else if host.partition.unflushed_bytes() > 0 && !std::mem::replace(&mut host.is_lingering, true) {
+            self.disk.lingering.push_back((now.after_ms(LINGER_MS), group));
+        }
+    }
+
+    fn flush_lingering(&mut self, now: Now) {
+        let mut flushes = 0;
+        while let Some((at_us, group)) = self.disk.lingering.front().copied() {
+            if at_us > now.mono_us {
+                return;
+            }
+            if flushes == LINGERED_FLUSHES_MAX {
+                // The next ones are as overdue and go after a pause.
+                let pause_ends_us = now.after_ms(LINGERED_FLUSHES_PAUSE_MS);
+                for (at_us, _) in
+                    self.disk.lingering.iter_mut().take_while(|(at_us, _)| *at_us < pause_ends_us)
+                {
+                    *at_us = pause_ends_us;
+                }
+                return;
+            }
+            self.disk.lingering.pop_front();
+            let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { continue };
+            host.is_lingering = false;
+            if host.partition.unflushed_bytes() > 0 {
+                self.disk.flush_wanted.insert(group);
+                flushes += 1;
+            }
+        }
+    }
+
+    /// The WAL file of a partition's oldest entries is wanted: they go to the segment, or are known to be there.
+    pub(crate) fn force_flush(&mut self, group: GroupId) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        match host.partition.unflushed_bytes() {
+            0 => self.checkpoint_partition(group),
+            _ => {
+                self.disk.flush_wanted.insert(group);
+            }
+        }
+    }
+
+    /// Starts segment writes, as many as may be under way.
+    pub(crate) fn start_flushes(&mut self, now: Now) {
+        while self.disk.flushes_under_way < FLUSHES_MAX {
+            let Some(group) = self.disk.flush_wanted.pop_first() else { return };
+            let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { continue };
+            let roll = roll_config(&host.topic.config);
+            match host.partition.plan_flush(&roll, SEGMENT_CHUNK_BYTES, now.wall_ms) {
+                None => {}
+                Some(NextFlush::RestoreIndex) => self.restore_index(group),
+                Some(NextFlush::Write(plan)) => {
+                    self.disk.flushes_under_way += 1;
+                    self.submit(Purpose::Flush(group), append_request(group, plan));
+                }
+            }
+        }
+    }
+
+    fn on_segment_flushed(&mut self, now: Now, group: GroupId) {
+        self.disk.flushes_under_way -= 1;
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let was_seal = host.partition.flush_to_retry().is_some_and(|plan| plan.data.is_empty());
+        let bytes = host.partition.on_flushed(now.wall_ms);
+        if was_seal {
+            // The batch that did not fit the complete segment goes to the next one at once.
+            self.disk.flush_wanted.insert(group);
+            return;
+        }
+        self.disk.cached.push_back((group, bytes));
+        self.disk.cached_bytes += bytes;
+        self.checkpoint_partition(group);
+        self.evict_cached();
+        self.consider_flush(now, group);
+        self.remove_old_segments(group);
+    }
+
+    fn retry_later(&mut self, now: Now, group: GroupId) {
+        if self.hosted.contains_key(&group) {
+            self.disk.retry.insert(group);
+            self.disk.retry_at_us.get_or_insert(now.after_ms(NO_SPACE_RETRY_MS));
+        } else {
+            self.disk.flushes_under_way -= 1;
+        }
+    }
+
+    /// What is in segments need not stay in the WAL: the group's log now starts behind it.
+    fn checkpoint_partition(&mut self, group: GroupId) {
+        let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let (index, state) = host.partition.checkpoint();
+        let (compacted, _) = raft.compacted();
+        if index <= compacted {
+            return;
+        }
+        let term = raft.term_of(index).expect("an applied entry is retained until it is compacted");
+        raft.compact(index);
+        let records = vec![Record::Checkpoint { group, index, term, state }];
+        self.wal.push(Unit { group, number: None, records, must_sync: self.wal.is_under_pressure() });
+    }
+
+    fn evict_cached(&mut self) {
+        while self.disk.cached_bytes > TAIL_CACHE_BYTES_MAX {
+            let Some((group, bytes)) = self.disk.cached.pop_front() else { return };
+            self.disk.cached_bytes -= bytes;
+            if let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) {
+                host.partition.evict(bytes);
+            }
+        }
+    }
+
+    /// Moves the start of logs that are too long or too old.
+    fn enforce_retention(&mut self, now: Now) {
+        let producers_before_ms = now.wall_ms - self.config.broker.producer_id_expiration_ms;
+        let groups: Vec<GroupId> = self.hosted.keys().copied().collect();
+        for group in groups {
+            let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else {
+                continue;
+            };
+            host.partition.expire_producers(producers_before_ms);
+            let Some(retention) = retention_config(&host.topic.config) else { continue };
+            if let Some(offset) = host.partition.plan_retention(&retention, now.wall_ms)
+                && host.move_log_start(raft, offset, None).is_ok()
+            {
+                self.dirty.insert(group);
+            }
+        }
+    }
+
+    /// Removes the files of segments that lie below the start of the log.
+    pub(crate) fn remove_old_segments(&mut self, group: GroupId) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let segments = host.partition.take_deletable_segments();
+        if !segments.is_empty() {
+            self.submit_detached(DiskRequest::RemoveSegments { group, segments });
+        }
+    }
+
+    fn restore_index(&mut self, group: GroupId) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        if !host.is_restoring_index {
+            host.is_restoring_index = true;
+            self.next_index_piece(group);
+        }
+    }
+
+    fn next_index_piece(&mut self, group: GroupId) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let request = match host.partition.plan_index_restore() {
+            Some(IndexRestore::ReadIndexes { segment }) => DiskRequest::ReadIndexes { group, segment },
+            Some(IndexRestore::ReadSegment { segment, position, length }) => {
+                DiskRequest::ReadSegment { group, segment, position, length }
+            }
+            None => {
+                host.is_restoring_index = false;
+                let reads = std::mem::take(&mut host.waiting_reads);
+                self.disk.flush_wanted.insert(group);
+                for read in reads {
+                    self.relocate(read);
+                }
+                return;
+            }
+        };
+        self.submit(Purpose::RestoreIndex(group), request);
+    }
+
+    fn on_index_piece(&mut self, now: Now, group: GroupId, answer: DiskAnswer) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let outcome = match answer {
+            DiskAnswer::Indexes { offsets, times } => {
+                host.partition.on_indexes_read(&offsets, &times);
+                Ok(())
+            }
+            DiskAnswer::Bytes(chunk) => {
+                host.partition.on_rescan_read(&chunk).map_err(|error| error.to_string())
+            }
+            DiskAnswer::Done => unreachable!("a read brings bytes"),
+        };
+        match outcome {
+            Ok(()) => {
+                self.next_index_piece(group);
+                self.start_flushes(now);
+            }
+            Err(why) => self.fatal(FatalReason::Damaged(format!("group {group}: {why}"))),
+        }
+    }
+
+    /// Starts a read from the disk, or lets it wait for the index it needs.
+    pub(crate) fn begin_read(&mut self, read: Read) {
+        let group = read.group;
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else {
+            return self.fail_read(read, ErrorCode::UnknownTopicOrPartition);
+        };
+        if host.partition.needs_index_restore(read.segment.segment) {
+            host.waiting_reads.push(read);
+            return self.restore_index(group);
+        }
+        let request = read.request();
+        self.submit(Purpose::Read(read), request);
+    }
+
+    /// Looks again where the data of a read is, which may have moved since.
+    fn relocate(&mut self, read: Read) {
+        let Some((_, host)) = self.hosted.get_mut(&read.group).and_then(Hosted::partition) else {
+            return self.fail_read(read, ErrorCode::UnknownTopicOrPartition);
+        };
+        if let Want::Timestamp { asker, timestamp_ms } = read.want {
+            return self.search_timestamp(asker, read.group, timestamp_ms, read.offset);
+        }
+        match host.partition.locate(read.offset) {
+            Ok(Position::Disk(segment)) => {
+                self.begin_read(Read::new(read.group, read.want, read.offset, segment))
+            }
+            Ok(Position::Memory) => {
+                let max_bytes = match read.want {
+                    Want::Fetch { max_bytes, .. } => max_bytes,
+                    Want::Timestamp { .. } | Want::Load { .. } => SEGMENT_CHUNK_BYTES,
+                };
+                let records = host.partition.read_memory(read.offset, max_bytes);
+                self.finish_read(read, records);
+            }
+            Ok(Position::End) => self.finish_read(read, Vec::new()),
+            Err(_) => self.fail_read(read, ErrorCode::OffsetOutOfRange),
+        }
+    }
+
+    fn on_read(&mut self, now: Now, read: Read, answer: DiskAnswer) {
+        let progress = match answer {
+            DiskAnswer::Indexes { offsets, times } => read.on_indexes(&offsets, &times),
+            DiskAnswer::Bytes(chunk) => read.on_bytes(chunk),
+            DiskAnswer::Done => unreachable!("a read brings bytes"),
+        };
+        match progress {
+            Progress::Continue(read) => self.begin_read(read),
+            Progress::NextSegment(read) => self.relocate(read),
+            Progress::Found(read, data) => match read.want {
+                Want::Timestamp { asker, timestamp_ms } => {
+                    let next = self.answer_timestamp(asker, read.group, timestamp_ms, read.offset, &data);
+                    if let Some(next) = next {
+                        self.search_timestamp(asker, read.group, timestamp_ms, next);
+                    }
+                }
+                Want::Load { .. } => {
+                    if self.load_batches(read.group, &data) {
+                        self.load_coordinator(now, read.group);
+                    }
+                }
+                Want::Fetch { .. } => self.finish_read(read, vec![data]),
+            },
+            Progress::Damaged(read, why) => {
+                self.effects.push(Effect::Warn(format!("group {}: {why}", read.group)));
+                self.fail_read(read, ErrorCode::CorruptMessage);
+            }
+        }
+    }
+
+    /// A part of a fetch is there; the last one answers.
+    fn finish_read(&mut self, read: Read, records: Vec<Bytes>) {
+        let Want::Fetch { job, slot, .. } = read.want else { unreachable!("only fetches end with batches") };
+        let found = self.disk.jobs.get_mut(&job).expect("a fetch waits for all its reads");
+        let part = found.results.iter_mut().find(|part| part.slot == slot).expect("the part was asked for");
+        part.records = records;
+        self.finish_job_part(job);
+    }
+
+    /// A read came to nothing: whoever waits for it hears why.
+    pub(crate) fn fail_read(&mut self, read: Read, error: ErrorCode) {
+        match read.want {
+            Want::Fetch { job, slot, .. } => {
+                let found = self.disk.jobs.get_mut(&job).expect("a fetch waits for all its reads");
+                let part =
+                    found.results.iter_mut().find(|part| part.slot == slot).expect("the part was asked for");
+                part.error = Some(error.into());
+                self.finish_job_part(job);
+            }
+            Want::Timestamp { asker, .. } => {
+                self.answers.push((asker, OpResult::ListOffsets(Err(error.into()))));
+            }
+            Want::Load { .. } if self.hosted.contains_key(&read.group) => {
+                let why =
+                    format!("group {}: the records of consumer groups cannot be read: {error:?}", read.group);
+                self.fatal(FatalReason::Damaged(why));
+            }
+            Want::Load { .. } => {}
+        }
+    }
+
+    fn finish_job_part(&mut self, job: u64) {
+        let found = self.disk.jobs.get_mut(&job).expect("the caller found it");
+        found.reads_under_way -= 1;
+        if found.reads_under_way == 0 {
+            let FetchJob { asker, results, .. } = self.disk.jobs.remove(&job).expect("it was just found");
+            self.answers.push((asker, OpResult::Fetch { partitions: results, waiting: false }));
+        }
+    }
+}
+
+fn append_request(group: GroupId, plan: FlushPlan) -> DiskRequest {
+    DiskRequest::AppendSegment {
+        group,
+        segment: plan.segment,
+        position: plan.position,
+        data: plan.data,
+        offsets: plan.offsets,
+        times: plan.times,
+    }
+}
+
+fn roll_config(config: &TopicConfig) -> RollConfig {
+    RollConfig {
+        segment_bytes: config.segment_bytes,
+        segment_ms: config.segment_ms,
+        index_bytes: INDEX_BYTES_MAX,
+    }
+}
+
+/// What the policy `delete` keeps; `None` where nothing is deleted.
+fn retention_config(config: &TopicConfig) -> Option<RetentionConfig> {
+    if config.cleanup_policy == metadata::CleanupPolicy::Compact {
+        return None;
+    }
+    Some(RetentionConfig {
+        retention_ms: config.retention_ms.unwrap_or(-1),
+        retention_bytes: config.retention_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+    })
+}

@@ -1,0 +1,22 @@
+//! One core's state and its only entrance, [`Shard::step`].
+//!
+//! A shard owns everything of one core: connections, the Raft groups placed on it, its WAL, its segments. It does no I/O and
+//! reads no clock: [`Event`]s come in, [`Effect`]s go out. The reactor drives it on real devices.
+
+mod coordinator_host;
+mod coordinators;
+mod disk;
+mod event;
+mod metadata_host;
+mod partition_host;
+mod reads;
+mod requests;
+mod shard;
+mod turn;
+mod wal;
+
+pub use event::{
+    DiskAnswer, DiskError, DiskRequest, DiskToken, Effect, Event, FatalReason, LeaderChange, ShardMessage,
+};
+pub use metadata_host::Registration;
+pub use shard::{Shard, ShardConfig};

@@ -1,0 +1,287 @@
+//! One partition on its shard: proposals and who waits for them, readers who wait for more.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use broker::{OpResult, OpToken, PartitionError, ProduceOp, Produced};
+use coordinator::WriteId;
+use metadata::{TimestampType, Topic, TopicConfig};
+use partition::{AppendPlan, AppendRules, Applied, Command, Partition};
+use protocol::batch;
+use protocol::messages::ErrorCode;
+use raft_group::{Entry, Group, ProposeError, Role};
+use types::{GroupId, LogIndex, Now, Offset, ShardId, Term};
+
+use crate::coordinator_host::CoordinatorHost;
+use crate::reads::Read;
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub shard: ShardId,
+    pub token: OpToken,
+}
+
+/// An answer, and where it goes.
+pub(crate) type Answer = (Asker, OpResult);
+
+#[derive(Debug)]
+enum Waiter {
+    Produce { asker: Asker, needs_commit: bool, produced: Produced },
+    DeleteRecords { asker: Asker },
+    Coordinator { write: WriteId },
+}
+
+/// An entry that this node proposed as the leader of `term`.
+#[derive(Debug)]
+struct Proposal {
+    index: LogIndex,
+    term: Term,
+    /// The first offset of a batch.
+    base: Option<Offset>,
+    waiters: Vec<Waiter>,
+}
+
+/// What came of the entries of this shard's own coordinator.
+pub(crate) type WrittenRecords = (WriteId, Result<(), ErrorCode>);
+
+/// One partition of this shard, beside its Raft group.
+pub(crate) struct PartitionHost {
+    pub topic: Arc<Topic>,
+    pub partition: Partition,
+    pub role: Role,
+    proposals: VecDeque<Proposal>,
+    /// Fetches that wait for bytes of this partition, by the shard and number of their requests.
+    pub fetch_waits: BTreeSet<(ShardId, u64)>,
+    /// Set on partitions of `__consumer_offsets` while this node leads them.
+    pub coordinator: Option<CoordinatorHost>,
+    /// Reads that wait until the index of the active segment is restored.
+    pub waiting_reads: Vec<Read>,
+    pub is_restoring_index: bool,
+    /// Whether it is listed among those whose batches go to a segment after a while.
+    pub is_lingering: bool,
+    /// Proposed since the group was last driven.
+    pub undriven_bytes: usize,
+}
+
+impl PartitionHost {
+    pub(crate) fn new(topic: Arc<Topic>, partition: Partition, role: Role) -> PartitionHost {
+        PartitionHost {
+            topic,
+            partition,
+            role,
+            proposals: VecDeque::new(),
+            fetch_waits: BTreeSet::new(),
+            coordinator: None,
+            waiting_reads: Vec::new(),
+            is_restoring_index: false,
+            is_lingering: false,
+            undriven_bytes: 0,
+        }
+    }
+
+    /// The error of a node that does not lead, with who does.
+    pub(crate) fn not_leader(&self) -> PartitionError {
+        PartitionError {
+            code: ErrorCode::NotLeaderOrFollower,
+            leader: self.role.leader.map(|node| (node, self.role.term)),
+            message: None,
+        }
+    }
+
+    /// Proposes a batch, or answers at once where it is refused or was committed before.
+    pub(crate) fn produce(
+        &mut self,
+        now: Now,
+        raft: &mut Group,
+        asker: Asker,
+        op: ProduceOp,
+    ) -> Option<Answer> {
+        match self.try_produce(now, raft, asker, op) {
+            Ok(answer) => answer,
+            Err(error) => Some((asker, OpResult::Produce(Err(error)))),
+        }
+    }
+
+    fn try_produce(
+        &mut self,
+        now: Now,
+        raft: &mut Group,
+        asker: Asker,
+        op: ProduceOp,
+    ) -> Result<Option<Answer>, PartitionError> {
+        let ProduceOp { group, mut batch, mut header, acks } = op;
+        if !self.role.serving {
+            return Err(self.not_leader());
+        }
+        let needs_commit = acks == -1;
+        if needs_commit && self.in_sync_replicas(group) < self.topic.config.min_insync_replicas {
+            return Err(ErrorCode::NotEnoughReplicas.into());
+        }
+        let rules = append_rules(&self.topic.config);
+        let produced = |base_offset, log_append_time_ms, log_start| Produced {
+            base_offset,
+            log_append_time_ms,
+            log_start,
+        };
+        match self.partition.plan_append(&header, &rules, now.wall_ms)? {
+            AppendPlan::Duplicate { base, .. } => {
+                let produced = produced(base, -1, self.partition.log_start());
+                let under_way = self.proposals.iter_mut().find(|proposal| proposal.base == Some(base));
+                match under_way {
+                    Some(proposal) => {
+                        proposal.waiters.push(Waiter::Produce { asker, needs_commit, produced });
+                        Ok(None)
+                    }
+                    None => Ok(Some((asker, OpResult::Produce(Ok(produced))))),
+                }
+            }
+            AppendPlan::Append { base, log_append_time_ms } => {
+                if let Some(timestamp_ms) = log_append_time_ms {
+                    batch::set_log_append_time(&mut batch, timestamp_ms);
+                }
+                batch::assign(&mut batch, base, self.role.term.leader_epoch());
+                header = batch::BatchHeader::parse(&batch).expect("a validated batch keeps its header");
+                let bytes = batch.len();
+                let index = raft.propose(Command::Batch.encode(), batch.freeze()).map_err(propose_error)?;
+                self.partition.on_proposed(&header, now.wall_ms);
+                self.undriven_bytes += bytes;
+                let produced = produced(base, log_append_time_ms.unwrap_or(-1), self.partition.log_start());
+                let waiters = vec![Waiter::Produce { asker, needs_commit, produced }];
+                self.proposals.push_back(Proposal { index, term: self.role.term, base: Some(base), waiters });
+                Ok(None)
+            }
+        }
+    }
+
+    /// Every replica of a group of one voter is in sync; with more, ISR comes from their progress.
+    fn in_sync_replicas(&self, group: GroupId) -> usize {
+        let partition = self.topic.partitions.iter().find(|partition| partition.group == group);
+        partition.map_or(0, |partition| partition.replicas.len())
+    }
+
+    /// Proposes a batch of this shard's coordinator.
+    pub(crate) fn append_records(
+        &mut self,
+        now: Now,
+        raft: &mut Group,
+        write: WriteId,
+        mut batch: bytes::BytesMut,
+    ) -> Result<(), ErrorCode> {
+        if !self.role.serving {
+            return Err(ErrorCode::NotCoordinator);
+        }
+        let base = self.partition.next_offset();
+        batch::assign(&mut batch, base, self.role.term.leader_epoch());
+        let header = batch::BatchHeader::parse(&batch).expect("our own batch has a header");
+        self.undriven_bytes += batch.len();
+        let proposed = raft.propose(Command::Batch.encode(), batch.freeze());
+        let index = proposed.map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
+        self.partition.on_proposed(&header, now.wall_ms);
+        let waiters = vec![Waiter::Coordinator { write }];
+        self.proposals.push_back(Proposal { index, term: self.role.term, base: Some(base), waiters });
+        Ok(())
+    }
+
+    /// Proposes a new start of the log, for DeleteRecords (`asker`) or for retention.
+    pub(crate) fn move_log_start(
+        &mut self,
+        raft: &mut Group,
+        offset: Offset,
+        asker: Option<Asker>,
+    ) -> Result<(), PartitionError> {
+        if !self.role.serving {
+            return Err(self.not_leader());
+        }
+        if offset < Offset(0) || offset > self.partition.high_watermark() {
+            return Err(ErrorCode::OffsetOutOfRange.into());
+        }
+        let index =
+            raft.propose(Command::LogStart(offset).encode(), bytes::Bytes::new()).map_err(propose_error)?;
+        let waiters = asker.map(|asker| Waiter::DeleteRecords { asker }).into_iter().collect();
+        self.proposals.push_back(Proposal { index, term: self.role.term, base: None, waiters });
+        Ok(())
+    }
+
+    /// Applies a committed entry and answers those who waited for it.
+    pub(crate) fn apply(
+        &mut self,
+        now: Now,
+        entry: Entry,
+        answers: &mut Vec<Answer>,
+        written: &mut Vec<WrittenRecords>,
+    ) -> Result<Applied, String> {
+        let (index, term) = (LogIndex(entry.index), Term(entry.term));
+        let command = Command::decode(&entry.context).map_err(|error| error.to_string())?;
+        let applied = self.partition.apply(index, term, command, entry.data, now.wall_ms);
+        while self.proposals.front().is_some_and(|proposal| proposal.index <= index) {
+            let proposal = self.proposals.pop_front().expect("it was just seen");
+            let is_it = proposal.index == index && proposal.term == term;
+            for waiter in proposal.waiters {
+                let outcome = if is_it { Ok(()) } else { Err(self.not_leader()) };
+                self.answer(waiter, outcome, answers, written);
+            }
+        }
+        Ok(applied)
+    }
+
+    fn answer(
+        &self,
+        waiter: Waiter,
+        outcome: Result<(), PartitionError>,
+        answers: &mut Vec<Answer>,
+        written: &mut Vec<WrittenRecords>,
+    ) {
+        match waiter {
+            Waiter::Produce { asker, produced, .. } => {
+                answers.push((asker, OpResult::Produce(outcome.map(|()| produced))));
+            }
+            Waiter::DeleteRecords { asker } => {
+                let log_start = self.partition.log_start();
+                answers.push((asker, OpResult::DeleteRecords(outcome.map(|()| log_start))));
+            }
+            Waiter::Coordinator { write } => {
+                written.push((write, outcome.map_err(|_| ErrorCode::NotCoordinator)));
+            }
+        }
+    }
+
+    /// Entries up to `index` are durable on this node: answers those who asked for no more than that.
+    pub(crate) fn on_durable(&mut self, index: LogIndex, answers: &mut Vec<Answer>) {
+        for proposal in self.proposals.iter_mut().take_while(|proposal| proposal.index <= index) {
+            let is_content =
+                |waiter: &mut Waiter| matches!(waiter, Waiter::Produce { needs_commit: false, .. });
+            for waiter in proposal.waiters.extract_if(.., is_content) {
+                if let Waiter::Produce { asker, produced, .. } = waiter {
+                    answers.push((asker, OpResult::Produce(Ok(produced))));
+                }
+            }
+        }
+    }
+
+    /// This node does not lead the term any more: what was proposed may or may not come about.
+    pub(crate) fn on_resigned(&mut self, answers: &mut Vec<Answer>, written: &mut Vec<WrittenRecords>) {
+        self.partition.on_resigned();
+        for proposal in std::mem::take(&mut self.proposals) {
+            for waiter in proposal.waiters {
+                self.answer(waiter, Err(self.not_leader()), answers, written);
+            }
+        }
+    }
+}
+
+fn append_rules(config: &TopicConfig) -> AppendRules {
+    AppendRules {
+        log_append_time: config.message_timestamp_type == TimestampType::LogAppendTime,
+        timestamp_before_max_ms: config.message_timestamp_before_max_ms,
+        timestamp_after_max_ms: config.message_timestamp_after_max_ms,
+    }
+}
+
+fn propose_error(error: ProposeError) -> PartitionError {
+    match error {
+        ProposeError::NotLeader => ErrorCode::NotLeaderOrFollower.into(),
+        // Nothing was appended; the client backs off and retries.
+        ProposeError::Busy => ErrorCode::ThrottlingQuotaExceeded.into(),
+    }
+}

@@ -1,0 +1,154 @@
+//! Reads that need the disk: where they stand, and what the next piece brings.
+
+use broker::FetchedPartition;
+use bytes::Bytes;
+use log::segment::{self, ReadPlan};
+use partition::SegmentPosition;
+use protocol::batch::{self, BatchHeader, HEADER_BYTES};
+use types::limits::{DECOMPRESSED_BYTES_MAX, DISK_REQUEST_BYTES_MAX, FETCH_BYTES_MAX};
+use types::{GroupId, Offset};
+
+use crate::event::DiskRequest;
+use crate::partition_host::Asker;
+
+/// What a read is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Want {
+    /// One partition of a fetch: whole batches from the offset, below the limit.
+    Fetch { job: u64, slot: u32, limit: Offset, max_bytes: usize },
+    /// The first record of this age.
+    Timestamp { asker: Asker, timestamp_ms: i64 },
+    /// The next records of a coordinator's partition.
+    Load { limit: Offset },
+}
+
+/// A read of one segment under way.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub group: GroupId,
+    pub want: Want,
+    /// The first offset that is of use.
+    pub offset: Offset,
+    pub segment: SegmentPosition,
+    /// Where the piece under way starts in the segment, once the index told.
+    position: Option<u64>,
+    length: usize,
+}
+
+/// What a piece brought.
+pub(crate) enum Progress {
+    /// Another piece is needed.
+    Continue(Read),
+    /// Whole batches; empty when none is below the limit.
+    Found(Read, Bytes),
+    /// The segment holds nothing of use: go on at the read's new offset.
+    NextSegment(Read),
+    /// The segment is not what it was.
+    Damaged(Read, String),
+}
+
+impl Read {
+    pub(crate) fn new(group: GroupId, want: Want, offset: Offset, segment: SegmentPosition) -> Read {
+        let length = match want {
+            Want::Fetch { max_bytes, .. } => max_bytes.clamp(HEADER_BYTES, FETCH_BYTES_MAX),
+            Want::Timestamp { .. } | Want::Load { .. } => DISK_REQUEST_BYTES_MAX,
+        };
+        Read { group, want, offset, segment, position: segment.position.map(u64::from), length }
+    }
+
+    /// What to ask the disk for.
+    pub(crate) fn request(&self) -> DiskRequest {
+        let (group, segment) = (self.group, self.segment.segment);
+        match self.position {
+            None => DiskRequest::ReadIndexes { group, segment },
+            Some(position) => {
+                let rest = usize::try_from(self.segment.bytes - position).unwrap_or(usize::MAX);
+                DiskRequest::ReadSegment { group, segment, position, length: self.length.min(rest) }
+            }
+        }
+    }
+
+    /// The index files of a complete segment.
+    pub(crate) fn on_indexes(mut self, offsets: &[u8], times: &[u8]) -> Progress {
+        let base = self.segment.segment;
+        let position = match self.want {
+            Want::Timestamp { timestamp_ms, .. } => {
+                segment::position_for_timestamp(offsets, times, base, timestamp_ms, self.offset)
+            }
+            Want::Fetch { .. } | Want::Load { .. } => {
+                segment::position_for_offset(offsets, base, self.offset)
+            }
+        };
+        match u64::from(position) < self.segment.bytes {
+            true => {
+                self.position = Some(position.into());
+                Progress::Continue(self)
+            }
+            false => Progress::Damaged(self, format!("the index of segment {base} points behind its end")),
+        }
+    }
+
+    /// A piece of the segment.
+    pub(crate) fn on_bytes(mut self, chunk: Bytes) -> Progress {
+        let position = self.position.expect("a piece was asked for");
+        let plan = match self.want {
+            Want::Fetch { limit, max_bytes, .. } => segment::plan_read(&chunk, self.offset, limit, max_bytes),
+            Want::Load { limit } => segment::plan_read(&chunk, self.offset, limit, usize::MAX),
+            Want::Timestamp { timestamp_ms, .. } => {
+                segment::plan_timestamp_search(&chunk, timestamp_ms, self.offset)
+            }
+        };
+        match plan {
+            ReadPlan::Batches(range) => Progress::Found(self, chunk.slice(range)),
+            ReadPlan::Damaged { at } => {
+                let why = format!(
+                    "segment {} holds no batch at byte {}",
+                    self.segment.segment,
+                    position + at as u64
+                );
+                Progress::Damaged(self, why)
+            }
+            ReadPlan::NeedMore { from, .. } if position + from as u64 >= self.segment.bytes => {
+                self.offset = self.segment.end;
+                Progress::NextSegment(self)
+            }
+            ReadPlan::NeedMore { from, .. } if position + chunk.len() as u64 >= self.segment.bytes => {
+                let why = format!(
+                    "segment {} ends inside the batch at byte {}",
+                    self.segment.segment,
+                    position + from as u64
+                );
+                Progress::Damaged(self, why)
+            }
+            ReadPlan::NeedMore { from, bytes } => {
+                self.position = Some(position + from as u64);
+                self.length = self.length.max(bytes);
+                Progress::Continue(self)
+            }
+        }
+    }
+}
+
+/// Finds the first record at `timestamp_ms` or later, at `from` or behind, in a batch: (timestamp, offset).
+pub(crate) fn find_timestamp(
+    data: &Bytes,
+    timestamp_ms: i64,
+    from: Offset,
+) -> Result<Option<(i64, i64)>, String> {
+    let header = BatchHeader::parse(data).map_err(|error| error.to_string())?;
+    let records = batch::records(&header, data, DECOMPRESSED_BYTES_MAX).map_err(|error| error.to_string())?;
+    for record in records {
+        let record = record.map_err(|error| error.to_string())?;
+        if record.timestamp >= timestamp_ms && record.offset >= from {
+            return Ok(Some((record.timestamp, record.offset.0)));
+        }
+    }
+    Ok(None)
+}
+
+/// The parts of a fetch on this shard, some of which wait for the disk.
+pub(crate) struct FetchJob {
+    pub asker: Asker,
+    pub results: Vec<FetchedPartition>,
+    pub reads_under_way: usize,
+}

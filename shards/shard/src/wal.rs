@@ -1,0 +1,302 @@
+//! The shard's write-ahead log: records of all groups gather here, one flush is under way at a time.
+
+use std::collections::VecDeque;
+
+use log::wal::{Blockers, FileLedger, FlushBuilder, Record, RecordNote, Recovered};
+use metrics::{Gauge, Histogram};
+use types::limits::{WAL_FILE_BYTES, WAL_FILES_MAX, WAL_FLUSH_BYTES_MAX};
+use types::{GroupId, LogIndex, Now};
+
+use crate::event::{DiskError, Effect};
+
+/// Files in use from which on old ones are made recyclable, by flushing to segments what they still hold.
+const FILES_IN_USE_BEFORE_PRESSURE: usize = WAL_FILES_MAX / 2;
+
+/// Bytes of the last files that data must not take, so that hard states and checkpoints always find room.
+const RESERVED_BYTES: u64 = WAL_FILE_BYTES / 2;
+
+/// How long to wait before another file is tried on a full file system.
+const NO_SPACE_RETRY_MS: i64 = 1_000;
+
+/// Records of one group that belong into one flush: those of one Raft `Ready`, or one checkpoint.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    pub group: GroupId,
+    /// What to tell the group once the records are durable, see `raft_group::Work::number`.
+    pub number: Option<u64>,
+    pub records: Vec<Record>,
+    /// Whether a flush is started for it, or it may wait for the next one.
+    pub must_sync: bool,
+}
+
+/// What is left of a unit while it is written, and is told once it is durable.
+#[derive(Debug)]
+pub(crate) struct DurableUnit {
+    pub group: GroupId,
+    pub number: Option<u64>,
+    /// The last entry in it.
+    pub last_entry: Option<LogIndex>,
+}
+
+struct InFlight {
+    number: u64,
+    file: u64,
+    notes: Vec<RecordNote>,
+    units: Vec<DurableUnit>,
+    started_us: u64,
+}
+
+/// The WAL of one shard.
+///
+/// `current` is written; `spare` files are ready and are written after it, in their order. At most one file is
+/// being made or recycled, which becomes the last spare one.
+pub(crate) struct Wal {
+    ledger: FileLedger,
+    current: Option<(u64, u64)>,
+    spare: VecDeque<u64>,
+    preparing: Option<Preparing>,
+    next_file: u64,
+    next_flush: u64,
+    waiting: VecDeque<Unit>,
+    waiting_bytes: u64,
+    in_flight: Option<InFlight>,
+    no_space_until_us: Option<u64>,
+    /// The oldest file whose states were logged again, so that this happens once.
+    relogged: Option<u64>,
+    metrics: WalMetrics,
+}
+
+enum Preparing {
+    New,
+    Recycled { from: u64 },
+}
+
+struct WalMetrics {
+    flush_duration: Histogram,
+    flush_bytes: Histogram,
+    flush_units: Histogram,
+    files: Gauge,
+}
+
+impl Wal {
+    pub(crate) fn new(recovered: &mut Recovered) -> Wal {
+        let used = recovered.files.iter().filter(|file| file.used_bytes > 0);
+        let current = used.max_by_key(|file| file.sequence).map(|file| (file.sequence, file.used_bytes));
+        let spare = recovered.files.iter().filter(|file| file.used_bytes == 0).map(|file| file.sequence);
+        Wal {
+            current,
+            spare: spare.collect(),
+            preparing: None,
+            next_file: recovered.next_file_sequence,
+            next_flush: recovered.next_flush_sequence,
+            ledger: std::mem::take(&mut recovered.ledger),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            in_flight: None,
+            no_space_until_us: None,
+            relogged: None,
+            metrics: WalMetrics {
+                flush_duration: metrics::histogram!("chronik_wal_flush_duration_seconds"),
+                flush_bytes: metrics::histogram!("chronik_wal_flush_bytes"),
+                flush_units: metrics::histogram!("chronik_wal_flush_units"),
+                files: metrics::gauge!("chronik_wal_files"),
+            },
+        }
+    }
+
+    /// Adds records to the next flush.
+    pub(crate) fn push(&mut self, unit: Unit) {
+        self.waiting_bytes += unit_bytes(&unit);
+        self.waiting.push_back(unit);
+    }
+
+    /// Whether data of this size finds room in the files that are there. `false` while files are being freed, or the
+    /// file system is full, which [`Wal::is_out_of_space`] tells apart.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        let in_current = self.current.map_or(0, |(_, used)| WAL_FILE_BYTES - used);
+        // What is left at the end of each file when a flush does not fit is lost, so count flushes and not bytes.
+        let usable = WAL_FILE_BYTES - WAL_FLUSH_BYTES_MAX as u64;
+        let room = in_current.saturating_sub(WAL_FLUSH_BYTES_MAX as u64) + usable * self.spare.len() as u64;
+        self.waiting_bytes + bytes as u64 + RESERVED_BYTES <= room
+    }
+
+    /// Whether the file system had no room for another file.
+    pub(crate) fn is_out_of_space(&self) -> bool {
+        self.no_space_until_us.is_some()
+    }
+
+    /// Whether everything pushed that asked for it is durable.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && !self.waiting.iter().any(|unit| unit.must_sync)
+    }
+
+    /// Asserts what holds between any two calls.
+    pub(crate) fn assert_consistent(&self) {
+        self.ledger.assert_consistent();
+        let waiting_bytes: u64 = self.waiting.iter().map(unit_bytes).sum();
+        assert!(waiting_bytes == self.waiting_bytes, "every waiting unit is counted");
+        let is_ascending =
+            self.spare.iter().is_sorted() && self.spare.back().is_none_or(|last| *last < self.next_file);
+        assert!(is_ascending, "spare files are written in their order");
+    }
+
+    /// Whether old files should be freed.
+    pub(crate) fn is_under_pressure(&self) -> bool {
+        self.ledger.files().len() > FILES_IN_USE_BEFORE_PRESSURE
+    }
+
+    /// What keeps the oldest file in use, under pressure.
+    pub(crate) fn blockers(&self) -> Option<Blockers> {
+        if self.is_under_pressure() { self.ledger.oldest_blockers() } else { None }
+    }
+
+    /// Whether the states that a file holds should be logged again now; `true` once for each file.
+    pub(crate) fn take_relog(&mut self, file: u64) -> bool {
+        let first = self.relogged != Some(file);
+        self.relogged = Some(file);
+        first
+    }
+
+    /// When [`Wal::on_deadline`] is due.
+    pub(crate) fn next_deadline_us(&self) -> Option<u64> {
+        self.no_space_until_us
+    }
+
+    /// Tries again to make a file.
+    pub(crate) fn on_deadline(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.no_space_until_us.is_some_and(|at| at <= now.mono_us) {
+            self.no_space_until_us = None;
+            self.prepare_file(effects);
+        }
+    }
+
+    /// Starts a flush if none is under way and something waits that must be durable.
+    pub(crate) fn flush(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.prepare_file(effects);
+        if self.in_flight.is_some() || !self.waiting.iter().any(|unit| unit.must_sync) {
+            return;
+        }
+        if self.current.is_none() && !self.open_next_file() {
+            return;
+        }
+        let (mut file, mut position) = self.current.expect("a file was just opened");
+        let mut builder = FlushBuilder::new(file, self.next_flush);
+        if self.first_unit_bytes(&builder) > WAL_FILE_BYTES - position {
+            if !self.open_next_file() {
+                return;
+            }
+            (file, position) = self.current.expect("a file was just opened");
+            builder = FlushBuilder::new(file, self.next_flush);
+        }
+        let units = self.gather(&mut builder, WAL_FILE_BYTES - position);
+        let flush = builder.finish();
+        let notes = flush.notes.clone();
+        self.metrics.flush_bytes.record(flush.bytes as f64);
+        self.metrics.flush_units.record(units.len() as f64);
+        self.current = Some((file, position + flush.bytes as u64));
+        let number = self.next_flush;
+        self.in_flight = Some(InFlight { number, file, notes, units, started_us: now.mono_us });
+        effects.push(Effect::WriteWal { number, file, position, flush });
+        self.next_flush += 1;
+        self.prepare_file(effects);
+    }
+
+    fn first_unit_bytes(&self, empty: &FlushBuilder) -> u64 {
+        let first = self.waiting.front().expect("something waits");
+        assert!(empty.is_empty(), "the size of the first unit is asked for before it is added");
+        unit_bytes(first) + empty.len_bytes() as u64
+    }
+
+    /// Moves waiting units into the flush, as long as there is room for whole ones.
+    fn gather(&mut self, builder: &mut FlushBuilder, room: u64) -> Vec<DurableUnit> {
+        let mut units = Vec::new();
+        while let Some(unit) = self.waiting.front() {
+            let bytes = unit_bytes(unit);
+            let would_be = builder.len_bytes() as u64 + bytes;
+            if would_be > room || (!units.is_empty() && would_be > WAL_FLUSH_BYTES_MAX as u64) {
+                break;
+            }
+            let unit = self.waiting.pop_front().expect("it was just seen");
+            self.waiting_bytes -= bytes;
+            let mut last_entry = None;
+            for record in unit.records {
+                if let Record::Entry { index, .. } = &record {
+                    last_entry = Some(*index);
+                }
+                builder.push(record);
+            }
+            units.push(DurableUnit { group: unit.group, number: unit.number, last_entry });
+        }
+        assert!(!units.is_empty(), "the file has room for the first unit");
+        units
+    }
+
+    fn open_next_file(&mut self) -> bool {
+        match self.spare.pop_front() {
+            Some(file) => {
+                self.current = Some((file, 0));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Keeps one spare file: an old one that nobody needs, or a new one while there are not too many.
+    fn prepare_file(&mut self, effects: &mut Vec<Effect>) {
+        if self.preparing.is_some() || !self.spare.is_empty() || self.no_space_until_us.is_some() {
+            return;
+        }
+        let file = self.next_file;
+        if let Some(from) = self.ledger.recyclable().next() {
+            self.preparing = Some(Preparing::Recycled { from });
+            effects.push(Effect::RecycleWalFile { from, file });
+        } else if self.ledger.files().len() + self.spare.len() < WAL_FILES_MAX {
+            self.preparing = Some(Preparing::New);
+            effects.push(Effect::CreateWalFile { file });
+        } else {
+            return;
+        }
+        self.next_file += 1;
+    }
+
+    /// A file is ready, or there is no space for it.
+    pub(crate) fn on_file_ready(
+        &mut self,
+        now: Now,
+        file: u64,
+        result: Result<(), DiskError>,
+    ) -> Result<(), String> {
+        let preparing = self.preparing.take().expect("a file was asked for");
+        match (result, preparing) {
+            (Ok(()), Preparing::Recycled { from }) => {
+                self.ledger.on_recycled(from);
+                self.spare.push_back(file);
+            }
+            (Ok(()), Preparing::New) => self.spare.push_back(file),
+            (Err(DiskError::NoSpace), Preparing::New) => {
+                self.next_file = file;
+                self.no_space_until_us = Some(now.after_ms(NO_SPACE_RETRY_MS));
+            }
+            (Err(DiskError::NoSpace), Preparing::Recycled { .. }) => {
+                return Err("a WAL file cannot be renamed for lack of space".into());
+            }
+            (Err(DiskError::Failed(why)), _) => return Err(why),
+        }
+        self.metrics.files.set((self.ledger.files().len() + self.spare.len()) as f64);
+        Ok(())
+    }
+
+    /// A flush is durable.
+    pub(crate) fn on_flushed(&mut self, now: Now, number: u64) -> Vec<DurableUnit> {
+        let flushed = self.in_flight.take().expect("a flush is under way");
+        assert!(flushed.number == number, "flushes become durable in their order");
+        self.metrics.flush_duration.record(now.mono_us.saturating_sub(flushed.started_us) as f64 / 1e6);
+        // Only now is what these records supersede no longer needed.
+        self.ledger.on_flush(flushed.file, &flushed.notes);
+        flushed.units
+    }
+}
+
+fn unit_bytes(unit: &Unit) -> u64 {
+    unit.records.iter().map(|record| record.encoded_bytes() as u64).sum()
+}

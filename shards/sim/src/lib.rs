@@ -1,0 +1,88 @@
+//! The deterministic simulator: production shards in a virtual world that follows from one seed.
+//!
+//! One thread, a virtual clock, a virtual disk and virtual clients. The same seed gives the same history, twice.
+//! A history ends with healing, a full read-back and a restart; whatever does not hold panics.
+
+pub mod actor;
+pub mod clients;
+pub mod disk;
+pub mod model;
+pub mod plan;
+pub mod process;
+pub mod random;
+pub mod trace;
+pub mod world;
+
+use clients::admin::Admin;
+use clients::auditor::Auditor;
+use clients::consumer::Consumer;
+use clients::producer::{Producer, ProducerOptions};
+use plan::Plan;
+use random::Random;
+use trace::Trace;
+use world::World;
+
+/// What a history came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Over everything that happened.
+    pub trace_hash: u64,
+    /// Records that were acknowledged.
+    pub acknowledged_records: u64,
+}
+
+/// Runs the history of a seed.
+///
+/// # Panics
+///
+/// When something does not hold.
+pub fn run_seed(seed: u64, is_traced: bool) -> Outcome {
+    let plan = Plan::new(seed);
+    let mut random = Random::new(seed ^ 0xc11e);
+    let mut world = World::new(plan.clone(), Trace::new(is_traced));
+    add_clients(&mut world, &plan, &mut random);
+    world.run();
+    audit(&mut world);
+    for _ in 0..random.between(1, 2) {
+        world.restart();
+        audit(&mut world);
+    }
+    world.check_disk();
+    Outcome { trace_hash: world.trace_hash(), acknowledged_records: world.model.acknowledged_records }
+}
+
+fn audit(world: &mut World) {
+    world.add_client(Box::new(Auditor::new()));
+    world.run_until_idle();
+}
+
+fn add_clients(world: &mut World, plan: &Plan, random: &mut Random) {
+    let topics_max = random.between(1, 3) as usize;
+    let tasks = random.between(3, 40);
+    world.add_client(Box::new(Admin::new(plan.is_heavy, topics_max, tasks, random.between(10_000, 400_000))));
+    for number in 0..random.between(1, 4) as usize {
+        let is_idempotent = random.percent(60);
+        let acks = match random.below(10) {
+            0 if !is_idempotent => 0,
+            1..4 if !is_idempotent => 1,
+            _ => -1,
+        };
+        let (value_bytes_max, records_max) = match plan.is_heavy {
+            true => (900_000, 4),
+            false => ([20, 500, 20_000][random.index(3)], random.between(1, 20)),
+        };
+        world.add_client(Box::new(Producer::new(ProducerOptions {
+            number,
+            is_idempotent,
+            acks,
+            window: [1, 2, 5][random.index(3)],
+            batches_left: if plan.is_heavy { 120 } else { random.between(10, 300) },
+            value_bytes_max,
+            records_max,
+            pause_us: [100, 5_000, 100_000][random.index(3)],
+        })));
+    }
+    for number in 0..random.below(3) as usize {
+        world.add_client(Box::new(Consumer::new(number)));
+    }
+}

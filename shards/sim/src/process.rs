@@ -1,0 +1,217 @@
+//! One run of the server process: its shards, and the work that each has under way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use broker::BrokerConfig;
+use coordinator::GroupConfig;
+use log::wal::{
+    FILE_SEQUENCE_FIRST, FLUSH_SEQUENCE_FIRST, FlushBuilder, Record, Recovered, RecoveredGroup, WalFileContent,
+    file_name, recover,
+};
+use metadata::{Endpoint, StaticSettings};
+use shard::{DiskRequest, DiskToken, Effect, Registration, Shard, ShardConfig};
+use types::limits::{WAL_FILE_BYTES, WAL_FLUSH_BYTES_MAX};
+use types::{GroupId, NodeId, Now, ShardId, ShardLayout};
+
+use crate::disk::{Disk, WalFile, WalWork};
+use crate::random::Random;
+
+/// What stays the same from one run of the process to the next.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Kafka's `broker.id`.
+    pub node: NodeId,
+    /// `log.retention.check.interval.ms`.
+    pub retention_check_interval_ms: i64,
+    /// `offsets.topic.num.partitions`.
+    pub offsets_topic_partitions: i32,
+}
+
+/// One shard of a running process, with its I/O under way.
+pub struct Lane {
+    /// The code under test.
+    pub shard: Shard,
+    /// Whether `TurnEnded` is on its way.
+    pub is_turn_due: bool,
+    /// The deadline that is armed, on the monotonic clock.
+    pub deadline_us: Option<u64>,
+    /// The flush under way, with its number.
+    pub flush: Option<(u64, WalWork)>,
+    /// The file that is being made.
+    pub file: Option<WalWork>,
+    /// Requests on segments: in order for each group, the first of each is being worked on.
+    pub disk: BTreeMap<GroupId, VecDeque<(DiskToken, DiskRequest)>>,
+}
+
+/// A run of the process, from its start to its crash.
+pub struct Process {
+    /// Differs from run to run.
+    pub incarnation: u64,
+    /// How groups are spread.
+    pub layout: ShardLayout,
+    /// By shard number.
+    pub lanes: Vec<Lane>,
+}
+
+impl Process {
+    /// Recovers what the disk holds and starts the shards. Returns what each of them wants done first.
+    ///
+    /// # Panics
+    ///
+    /// When the disk cannot be recovered: no fault of the simulator may lead there.
+    pub fn start(
+        options: &NodeOptions,
+        layout: ShardLayout,
+        incarnation: u64,
+        now: Now,
+        disk: &mut Disk,
+        random: &mut Random,
+    ) -> (Process, Vec<(ShardId, Vec<Effect>)>) {
+        let expected: Vec<ShardId> = (0..layout.shards()).map(ShardId).collect();
+        if disk.layout.replace(layout).is_some_and(|before| before != layout) {
+            regroup(layout, disk);
+        }
+        let config = Arc::new(BrokerConfig {
+            node: options.node,
+            layout,
+            offsets_topic_partitions: options.offsets_topic_partitions,
+            offsets_topic_replication: 1,
+            producer_id_expiration_ms: 86_400_000,
+            retention_check_interval_ms: options.retention_check_interval_ms,
+            log_dir: "/data".to_owned(),
+            groups: GroupConfig { session_timeout_ms_min: 1_000, initial_rebalance_delay_ms: 100, ..GroupConfig::default() },
+        });
+        let registration = Registration {
+            node: options.node,
+            rack: None,
+            endpoint: Endpoint { listener: "PLAINTEXT".to_owned(), host: "localhost".to_owned(), port: 9092 },
+            incarnation,
+            new_cluster_id: "sim".to_owned(),
+        };
+        let seed = random.next_u64();
+        let mut begun = Vec::new();
+        let mut lanes = Vec::new();
+        for shard in expected {
+            let recovered = recover_wal(disk.wals.entry(shard).or_default());
+            let config = ShardConfig {
+                shard,
+                broker: Arc::clone(&config),
+                settings: StaticSettings::new([]).expect("no settings are valid settings"),
+                registration: registration.clone(),
+                seed,
+            };
+            let mut effects = Vec::new();
+            let core = Shard::new(config, recovered, now, &mut effects);
+            lanes.push(Lane {
+                shard: core,
+                is_turn_due: false,
+                deadline_us: None,
+                flush: None,
+                file: None,
+                disk: BTreeMap::new(),
+            });
+            begun.push((shard, effects));
+        }
+        (Process { incarnation, layout, lanes }, begun)
+    }
+
+    /// The lane of a shard.
+    pub fn lane(&mut self, shard: ShardId) -> &mut Lane {
+        &mut self.lanes[usize::from(shard.0)]
+    }
+
+    /// Power fails: what was under way reaches the disk wholly, partly or not at all.
+    pub fn crash(self, disk: &mut Disk, random: &mut Random) {
+        for (shard, lane) in (0..).map(ShardId).zip(self.lanes) {
+            for work in lane.flush.map(|(_, work)| work).iter().chain(&lane.file) {
+                disk.tear_wal(shard, work, random);
+            }
+            for (_, request) in lane.disk.values().filter_map(VecDeque::front) {
+                disk.tear(request, random);
+            }
+        }
+        disk.lose_unsynced(random);
+    }
+}
+
+fn recover_wal(files: &BTreeMap<u64, WalFile>) -> Recovered {
+    let contents: Vec<WalFileContent<'_>> = files
+        .iter()
+        .map(|(sequence, file)| WalFileContent {
+            sequence: *sequence,
+            name: file_name(*sequence),
+            content: &file.content,
+        })
+        .collect();
+    let recovered = recover(&contents).unwrap_or_else(|error| panic!("the WAL is not recovered: {error}"));
+    recovered.ledger.assert_consistent();
+    recovered
+}
+
+/// Writes all groups to new WALs, for another number of shards.
+fn regroup(layout: ShardLayout, disk: &mut Disk) {
+    let mut writers: BTreeMap<ShardId, WalWriter> =
+        (0..layout.shards()).map(|shard| (ShardId(shard), WalWriter::new())).collect();
+    for files in disk.wals.values() {
+        for (group, content) in recover_wal(files).groups {
+            let writer = writers.get_mut(&layout.shard_of(group)).expect("a group's shard is one of those there are");
+            writer.write_group(group, content);
+        }
+    }
+    disk.wals = writers.into_iter().map(|(shard, writer)| (shard, writer.finish())).collect();
+}
+
+struct WalWriter {
+    files: BTreeMap<u64, WalFile>,
+    flush: FlushBuilder,
+    position: u64,
+}
+
+impl WalWriter {
+    fn new() -> WalWriter {
+        let flush = FlushBuilder::new(FILE_SEQUENCE_FIRST, FLUSH_SEQUENCE_FIRST);
+        WalWriter { files: BTreeMap::new(), flush, position: 0 }
+    }
+
+    fn write_group(&mut self, group: GroupId, content: RecoveredGroup) {
+        let RecoveredGroup { term, vote, commit, checkpoint, entries, .. } = content;
+        if let Some(checkpoint) = checkpoint {
+            let (index, term, state) = (checkpoint.index, checkpoint.term, checkpoint.state);
+            self.push(Record::Checkpoint { group, index, term, state });
+        }
+        self.push(Record::HardState { group, term, vote, commit });
+        for entry in entries {
+            let (term, index, entry_type) = (entry.term, entry.index, entry.entry_type);
+            let (context, data) = (entry.context, entry.data);
+            self.push(Record::Entry { group, term, index, entry_type, context, data });
+        }
+    }
+
+    fn push(&mut self, record: Record) {
+        let bytes = self.flush.len_bytes_with(&record);
+        if !self.flush.is_empty() && (bytes > WAL_FLUSH_BYTES_MAX || self.position + bytes as u64 > WAL_FILE_BYTES) {
+            self.write_flush();
+        }
+        if self.position + self.flush.len_bytes_with(&record) as u64 > WAL_FILE_BYTES {
+            self.flush = FlushBuilder::new(self.flush.file_sequence() + 1, self.flush.flush_sequence());
+            self.position = 0;
+        }
+        self.flush.push(record);
+    }
+
+    fn write_flush(&mut self) {
+        let (file, next) = (self.flush.file_sequence(), self.flush.flush_sequence() + 1);
+        let flush = std::mem::replace(&mut self.flush, FlushBuilder::new(file, next)).finish();
+        let content = &mut self.files.entry(file).or_default().content;
+        flush.parts.iter().for_each(|part| content.extend_from_slice(part));
+        self.position += flush.bytes as u64;
+    }
+
+    fn finish(mut self) -> BTreeMap<u64, WalFile> {
+        if !self.flush.is_empty() {
+            self.write_flush();
+        }
+        self.files
+    }
+}

@@ -1,0 +1,102 @@
+//! Newtypes for every identifier, so that two integers are never swapped.
+
+use std::fmt;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.0)
+            }
+        }
+    };
+}
+
+id!(
+    /// A broker of the cluster: Kafka's `broker.id`, 0 or greater.
+    NodeId(i32)
+);
+id!(
+    /// One executor of this process, counted from 0. Shard 0 hosts the metadata group.
+    ShardId(u16)
+);
+id!(
+    /// A Raft group. 0 is the metadata group; every partition that ever existed has a number of its
+    /// own, so that frames of a deleted partition are never taken for those of its successor.
+    GroupId(u64)
+);
+id!(
+    /// A position in a Raft log, counted from 1; 0 stands before the first entry.
+    LogIndex(u64)
+);
+id!(
+    /// A Raft term. A partition's term is its Kafka leader epoch.
+    Term(u64)
+);
+id!(
+    /// A Kafka offset: the position of a record in a partition, counted from 0.
+    Offset(i64)
+);
+id!(
+    /// The number of a partition within its topic, counted from 0.
+    PartitionIndex(i32)
+);
+id!(
+    /// An idempotent producer (KIP-98). Never negative.
+    ProducerId(i64)
+);
+id!(
+    /// One client connection of one shard; never reused while the process lives.
+    ConnectionId(u64)
+);
+
+impl GroupId {
+    /// The group that replicates the cluster's metadata.
+    pub const METADATA: GroupId = GroupId(0);
+}
+
+impl NodeId {
+    /// The Raft peer id: Raft reserves 0, Kafka does not.
+    pub fn raft_id(self) -> u64 {
+        u64::try_from(self.0).expect("a node id is never negative") + 1
+    }
+
+    /// The inverse of [`NodeId::raft_id`]; `None` for Raft's "no node".
+    pub fn from_raft_id(id: u64) -> Option<NodeId> {
+        i32::try_from(id.checked_sub(1)?).ok().map(NodeId)
+    }
+}
+
+impl LogIndex {
+    /// The index after this one.
+    pub fn next(self) -> LogIndex {
+        LogIndex(self.0 + 1)
+    }
+}
+
+impl Term {
+    /// The leader epoch that clients see (KIP-320): the term, which stays below 2³¹ for centuries
+    /// of elections.
+    pub fn leader_epoch(self) -> i32 {
+        i32::try_from(self.0).expect("a term fits a Kafka leader epoch")
+    }
+}
+
+/// A topic's UUID (KIP-516), as its sixteen bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct TopicId(pub [u8; 16]);
+
+impl TopicId {
+    /// The id that stands for "no id".
+    pub const ZERO: TopicId = TopicId([0; 16]);
+}

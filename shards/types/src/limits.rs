@@ -1,0 +1,72 @@
+//! Every bound of the broker that is not a configuration option, with its reason.
+
+/// The alignment and smallest unit of a WAL write. Devices report 512 bytes, but 4 KiB is what file
+/// systems allocate and what a torn write is measured in.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// The largest single disk request: larger ones are split by the block layer and stall their neighbours.
+pub const DISK_REQUEST_BYTES_MAX: usize = 512 * 1024;
+
+/// The size of one WAL file. Zeroed once, then overwritten for as long as the shard lives.
+pub const WAL_FILE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// WAL files of one shard, in use and spare. Produce waits (or fails when the disk is full) once all are in use.
+pub const WAL_FILES_MAX: usize = 16;
+
+/// Bytes gathered for one WAL flush. More stays queued for the next one.
+pub const WAL_FLUSH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Committed bytes of one partition that wait in memory and WAL before they are written to its segment.
+pub const SEGMENT_CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Batches kept in memory for readers near the end of the log, per shard, after they are in a segment.
+pub const TAIL_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes between two entries of a segment's offset index (Kafka's `index.interval.bytes`).
+pub const INDEX_INTERVAL_BYTES: usize = 4096;
+
+/// Producers whose sequence numbers a partition remembers. Beyond it the one idle longest is forgotten;
+/// its next batch is then accepted at any sequence, as Kafka does after `producer.id.expiration.ms`.
+pub const PRODUCERS_PER_PARTITION_MAX: usize = 8_192;
+
+/// Batches per producer that a retry is recognised by (Kafka's `NUM_BATCHES_TO_RETAIN`; clients keep
+/// at most five in flight).
+pub const PRODUCER_BATCHES_MAX: usize = 5;
+
+/// Requests of one connection that are under way at once. Clients send at most five; the rest waits in the socket.
+pub const REQUESTS_IN_FLIGHT_PER_CONNECTION_MAX: usize = 32;
+
+/// Response bytes of one connection that wait for the socket before its requests are left unread.
+pub const RESPONSE_BYTES_QUEUED_PER_CONNECTION_MAX: usize = 16 * 1024 * 1024;
+
+/// Request bytes under way in one shard, over all its connections, before all of them wait.
+pub const REQUEST_BYTES_IN_FLIGHT_PER_SHARD_MAX: usize = 128 * 1024 * 1024;
+
+/// Client connections of one shard. The next one is closed at once.
+pub const CONNECTIONS_PER_SHARD_MAX: usize = 10_000;
+
+/// Messages in one ring between two shards.
+pub const RING_MESSAGES_MAX: usize = 1024;
+
+/// Response bytes of one Fetch, whatever the client asks for (Kafka's `fetch.max.bytes`).
+pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
+
+/// Incremental fetch sessions of one shard (Kafka's `max.incremental.fetch.session.cache.slots`).
+pub const FETCH_SESSIONS_PER_SHARD_MAX: usize = 1_000;
+
+/// Partitions of one fetch session.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
+
+/// The largest result of one decompression, whatever the batch claims.
+pub const DECOMPRESSED_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Partitions of the cluster.
+pub const PARTITIONS_MAX: usize = 200_000;
+
+/// Characters of a topic name (Kafka's `Topic.MAX_NAME_LENGTH`).
+pub const TOPIC_NAME_CHARS_MAX: usize = 249;
+
+const _: () = assert!(DISK_REQUEST_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(WAL_FILE_BYTES.is_multiple_of(DISK_REQUEST_BYTES_MAX as u64));
+const _: () = assert!(WAL_FILE_BYTES >= 2 * WAL_FLUSH_BYTES_MAX as u64);
+const _: () = assert!(WAL_FLUSH_BYTES_MAX >= SEGMENT_CHUNK_BYTES);

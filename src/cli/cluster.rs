@@ -1,0 +1,304 @@
+//! What a client knows of a cluster: its brokers, and who leads which partition.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use protocol::ErrorCode;
+use protocol::messages::find_coordinator_request::FindCoordinatorRequestData;
+use protocol::messages::kafka_string;
+use protocol::messages::list_offsets_request::{
+    ListOffsetsPartition, ListOffsetsRequestData, ListOffsetsTopic,
+};
+use protocol::messages::metadata_request::{MetadataRequestData, MetadataRequestTopic};
+use protocol::messages::metadata_response::{MetadataResponseData, MetadataResponseTopic};
+
+use super::connection::{Connection, call};
+use crate::address::host_and_port;
+use crate::exit::Error;
+use crate::options::Options;
+
+const METADATA_VERSION: i16 = 12;
+const LIST_OFFSETS_VERSION: i16 = 6;
+const FIND_COORDINATOR_VERSION: i16 = 3;
+
+/// How long a retriable failure is retried: leaders of a new topic, of a restarted broker, of a group.
+pub const RETRY_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// The pause before a request is made again.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Which end of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The first offset that is still there.
+    Earliest,
+    /// The offset after the last record that consumers see.
+    Latest,
+}
+
+/// A topic's partitions and their leaders.
+#[derive(Clone, Debug)]
+pub struct TopicLeaders {
+    /// The topic.
+    pub name: String,
+    /// The broker that leads each partition.
+    pub leaders: BTreeMap<i32, i32>,
+}
+
+/// Connections to the brokers of a cluster, opened as they are needed.
+pub struct Cluster {
+    bootstrap: Vec<String>,
+    any: Option<Connection>,
+    brokers: BTreeMap<i32, String>,
+    connections: BTreeMap<i32, Connection>,
+}
+
+impl Cluster {
+    /// Connects to the first broker of `--bootstrap-server` that answers.
+    ///
+    /// # Errors
+    ///
+    /// That of the last one tried.
+    pub fn connect(options: &Options) -> Result<Cluster, Error> {
+        let bootstrap = bootstrap_addresses(options);
+        let mut cluster =
+            Cluster { bootstrap, any: None, brokers: BTreeMap::new(), connections: BTreeMap::new() };
+        cluster.any()?;
+        Ok(cluster)
+    }
+
+    /// A connection to any broker, for requests that every broker answers.
+    pub fn any(&mut self) -> Result<&mut Connection, Error> {
+        if self.any.is_none() {
+            let mut outcome = Err(Error::Command("--bootstrap-server is empty".to_owned()));
+            for address in &self.bootstrap {
+                outcome = Connection::open(address);
+                if outcome.is_ok() {
+                    break;
+                }
+            }
+            self.any = Some(outcome?);
+        }
+        Ok(self.any.as_mut().expect("it was just opened"))
+    }
+
+    /// A connection to one broker.
+    pub fn node(&mut self, node: i32) -> Result<&mut Connection, Error> {
+        if !self.connections.contains_key(&node) {
+            let address = self.brokers.get(&node).ok_or_else(|| {
+                Error::Command(format!("the cluster names no address of its broker {node}"))
+            })?;
+            self.connections.insert(node, Connection::open(address)?);
+        }
+        Ok(self.connections.get_mut(&node).expect("it was just opened"))
+    }
+
+    /// Forgets the connections that a broken one may stand for; the next request opens new ones.
+    pub fn reconnect(&mut self) {
+        self.any = None;
+        self.connections.clear();
+    }
+
+    /// Asks for topics, or for all of them.
+    pub fn metadata(&mut self, topics: Option<&[&str]>, create: bool) -> Result<MetadataResponseData, Error> {
+        let topics = topics.map(|names| {
+            let topic = |name: &&str| MetadataRequestTopic {
+                name: Some(kafka_string(name)),
+                ..MetadataRequestTopic::default()
+            };
+            names.iter().map(topic).collect()
+        });
+        let request = MetadataRequestData {
+            topics,
+            allow_auto_topic_creation: create,
+            ..MetadataRequestData::default()
+        };
+        let response = call!(self.any()?, Metadata, METADATA_VERSION, request);
+        for broker in &response.brokers {
+            let port = u16::try_from(broker.port).unwrap_or_default();
+            let address = host_and_port(broker.host.as_str(), port);
+            if self.brokers.insert(broker.node_id, address.clone()).is_some_and(|known| known != address) {
+                self.connections.remove(&broker.node_id);
+            }
+        }
+        Ok(response)
+    }
+
+    /// One topic with a leader for each partition, which new topics and restarted brokers take a moment to have.
+    /// With `create` the broker may create it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kafka`] when there is no such topic or its leaders stay away.
+    pub fn topic(&mut self, name: &str, create: bool) -> Result<TopicLeaders, Error> {
+        let started = Instant::now();
+        loop {
+            let failure = match self.metadata(Some(&[name]), create) {
+                Ok(response) => match leaders(name, response.topics) {
+                    Ok(topic) => return Ok(topic),
+                    Err(code) => {
+                        let is_missing = code == ErrorCode::UnknownTopicOrPartition && !create;
+                        let error = Error::Kafka { what: format!("topic {name}"), code, message: None };
+                        if is_missing || !code.is_retriable() {
+                            return Err(error);
+                        }
+                        error
+                    }
+                },
+                Err(error @ Error::Connection { .. }) => {
+                    self.reconnect();
+                    error
+                }
+                Err(error) => return Err(error),
+            };
+            if started.elapsed() > RETRY_TIME_MAX {
+                return Err(failure);
+            }
+            thread::sleep(RETRY_PAUSE);
+        }
+    }
+
+    /// The offsets at one end of some partitions.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kafka`] for the first partition that is refused.
+    pub fn offsets(
+        &mut self,
+        topic: &TopicLeaders,
+        partitions: &[i32],
+        end: End,
+    ) -> Result<BTreeMap<i32, i64>, Error> {
+        let timestamp = match end {
+            End::Earliest => -2,
+            End::Latest => -1,
+        };
+        let mut offsets = BTreeMap::new();
+        for (node, partitions) in by_leader(topic, partitions) {
+            let partition = |index: i32| ListOffsetsPartition {
+                partition_index: index,
+                timestamp,
+                ..ListOffsetsPartition::default()
+            };
+            let request = ListOffsetsRequestData {
+                topics: vec![ListOffsetsTopic {
+                    name: kafka_string(&topic.name),
+                    partitions: partitions.into_iter().map(partition).collect(),
+                    ..ListOffsetsTopic::default()
+                }],
+                replica_id: -1,
+                ..ListOffsetsRequestData::default()
+            };
+            let response = call!(self.node(node)?, ListOffsets, LIST_OFFSETS_VERSION, request);
+            for partition in response.topics.into_iter().flat_map(|topic| topic.partitions) {
+                let index = partition.partition_index;
+                check(partition.error_code, None, || format!("offsets of {}-{index}", topic.name))?;
+                offsets.insert(index, partition.offset);
+            }
+        }
+        Ok(offsets)
+    }
+
+    /// The broker that coordinates a group.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kafka`] when there is none.
+    pub fn coordinator(&mut self, group: &str) -> Result<i32, Error> {
+        let request =
+            FindCoordinatorRequestData { key: kafka_string(group), ..FindCoordinatorRequestData::default() };
+        let response = call!(self.any()?, FindCoordinator, FIND_COORDINATOR_VERSION, request);
+        let message = response.error_message.as_ref().map(|message| message.as_str());
+        check(response.error_code, message, || format!("coordinator of group {group}"))?;
+        let port = u16::try_from(response.port).unwrap_or_default();
+        self.brokers.insert(response.node_id, host_and_port(response.host.as_str(), port));
+        Ok(response.node_id)
+    }
+}
+
+/// Partitions by their leaders. Those without a known one are left out.
+pub fn by_leader(topic: &TopicLeaders, partitions: &[i32]) -> BTreeMap<i32, Vec<i32>> {
+    let mut by_leader: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for partition in partitions {
+        if let Some(leader) = topic.leaders.get(partition) {
+            by_leader.entry(*leader).or_default().push(*partition);
+        }
+    }
+    by_leader
+}
+
+/// Turns an error code of a response into an error.
+///
+/// # Errors
+///
+/// [`Error::Kafka`] for every code but 0.
+pub fn check(code: i16, message: Option<&str>, what: impl FnOnce() -> String) -> Result<(), Error> {
+    let code = ErrorCode::from(code);
+    if !code.is_error() {
+        return Ok(());
+    }
+    Err(Error::Kafka { what: what(), code, message: message.map(str::to_owned) })
+}
+
+/// Whether an attempt may succeed when it is made again.
+pub fn is_retriable(error: &Error) -> bool {
+    match error {
+        Error::Connection { .. } | Error::Unreachable { .. } => true,
+        Error::Kafka { code, .. } => code.is_retriable(),
+        _ => false,
+    }
+}
+
+fn leaders(name: &str, topics: Vec<MetadataResponseTopic>) -> Result<TopicLeaders, ErrorCode> {
+    let topic = topics.into_iter().next().ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let code = ErrorCode::from(topic.error_code);
+    if code.is_error() {
+        return Err(code);
+    }
+    let mut leaders = BTreeMap::new();
+    for partition in topic.partitions {
+        if partition.leader_id < 0 {
+            return Err(ErrorCode::LeaderNotAvailable);
+        }
+        leaders.insert(partition.partition_index, partition.leader_id);
+    }
+    if leaders.is_empty() {
+        return Err(ErrorCode::LeaderNotAvailable);
+    }
+    Ok(TopicLeaders { name: name.to_owned(), leaders })
+}
+
+fn bootstrap_addresses(options: &Options) -> Vec<String> {
+    let port = if options.kafka_port == 0 { 9092 } else { options.kafka_port };
+    let Some(given) = &options.bootstrap_server else { return vec![host_and_port("localhost", port)] };
+    let addresses = given.split(',').map(str::trim).filter(|address| !address.is_empty());
+    addresses.map(|address| with_port(address, port)).collect()
+}
+
+fn with_port(address: &str, port: u16) -> String {
+    let has_port = match address.strip_prefix('[') {
+        Some(rest) => rest.contains("]:"),
+        None => address.matches(':').count() == 1,
+    };
+    if has_port { address.to_owned() } else { host_and_port(crate::address::bare_host(address), port) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_without_a_port_get_one() {
+        for (given, expected) in [
+            ("a:1", "a:1"),
+            ("a", "a:9092"),
+            ("10.0.0.1", "10.0.0.1:9092"),
+            ("::1", "[::1]:9092"),
+            ("[::1]", "[::1]:9092"),
+            ("[::1]:7", "[::1]:7"),
+        ] {
+            assert_eq!(with_port(given, 9092), expected);
+        }
+    }
+}

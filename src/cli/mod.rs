@@ -1,0 +1,11 @@
+//! Commands that use a running broker as its clients do, and one that reads its files.
+
+mod assignment;
+mod cluster;
+pub mod connection;
+pub mod consume;
+pub mod dump;
+mod group;
+mod partitioner;
+pub mod produce;
+pub mod topic;

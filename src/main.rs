@@ -1,0 +1,75 @@
+//! The broker binary: command line, configuration, wiring of cores, monitoring, and small client commands.
+//!
+//! No protocol logic lives here: the broker's is in the crates under `shards`, and the client commands speak
+//! through the `protocol` crate like any other client.
+
+mod address;
+mod cli;
+mod config_file;
+mod exit;
+mod health;
+mod http;
+mod machine;
+mod node;
+mod observe;
+mod options;
+mod settings;
+mod standalone;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use exit::{Error, ExitReason};
+use options::{Command, CommandLine, Options};
+
+fn main() -> ExitCode {
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(error) => return on_parse_error(&error).into(),
+    };
+    match run(command_line) {
+        Ok(()) => ExitReason::Ok.into(),
+        Err(error) => {
+            eprintln!("chronik-server: {error}");
+            error.reason().into()
+        }
+    }
+}
+
+fn run(CommandLine { command, global }: CommandLine) -> Result<(), Error> {
+    let options = || Options::resolve(global);
+    match command {
+        None | Some(Command::Standalone) => standalone::run(&options()?),
+        Some(Command::RaftCluster) => Err(Error::ClusterNotAvailable),
+        Some(Command::Version) => {
+            println!("chronik-server {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        Some(Command::Topic(command)) => cli::topic::run(&options()?, command),
+        Some(Command::Produce(produce)) => cli::produce::run(&options()?, &produce),
+        Some(Command::Consume(consume)) => cli::consume::run(&options()?, &consume),
+        Some(Command::DumpLog(dump)) => cli::dump::run(&dump),
+    }
+}
+
+/// Prints help as it is, and a mistake as one line.
+fn on_parse_error(error: &clap::Error) -> ExitReason {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Whoever asked may have closed the pipe meanwhile.
+            let _ = error.print();
+            ExitReason::Ok
+        }
+        _ => {
+            let text = error.to_string();
+            let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+            let words: Vec<&str> =
+                lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+            let line = words.join("; ");
+            eprintln!("chronik-server: {}; see chronik-server --help", line.trim_start_matches("error: "));
+            ExitReason::Usage
+        }
+    }
+}

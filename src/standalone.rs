@@ -1,0 +1,159 @@
+//! A single broker, from its options to its end.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::address::{self, host_and_port};
+use crate::exit::{Error, ExitReason};
+use crate::health::Health;
+use crate::http::{self, Endpoint};
+use crate::machine::{Layout, LayoutOptions, Machine, plan_layout};
+use crate::node::{self, NodePlan};
+use crate::observe;
+use crate::options::Options;
+use crate::settings::Settings;
+
+/// Runs a broker until a signal or a failure ends it.
+///
+/// # Errors
+///
+/// Whatever keeps it from starting, and what ended it if that was no signal.
+pub fn run(options: &Options) -> Result<(), Error> {
+    if let Some(option) = options.cluster_options.first() {
+        return Err(Error::Usage(format!(
+            "standalone is a single broker and takes no {option}: use `chronik-server raft-cluster` for several"
+        )));
+    }
+    let settings = Settings::new(options.settings.clone()).map_err(Error::Usage)?;
+    let layout_options =
+        LayoutOptions { data_shards: options.shards, cpus: options.cpus.as_ref(), no_pin: options.no_pin };
+    let layout = plan_layout(&Machine::detect(), layout_options).map_err(Error::Usage)?;
+    let metrics_port = options.metrics_port()?;
+    observe::start_logging(&options.log_level, options.log_format)?;
+    // Caught from here on, so that a signal during recovery is not lost.
+    let signals =
+        Signals::new([SIGINT, SIGTERM]).map_err(|source| Error::System { what: "catch signals", source })?;
+
+    let listen = address::resolve(&options.bind_addr, options.kafka_port, "bind-addr")?;
+    let (host, is_guess) =
+        address::advertised_host(options.advertised_addr.as_deref(), &options.bind_addr, &listen);
+    let advertised = (host, options.advertised_port.unwrap_or(listen[0].port()));
+    if is_guess {
+        tracing::info!("clients are told to connect to localhost; for other machines give --advertised-addr");
+    }
+    if let Some(why) = &layout.unpinned_because {
+        tracing::info!("shards are not pinned to cores: {why}");
+    }
+
+    let metrics = observe::start_metrics()?;
+    let health = Arc::new(Health::new(options.node_id));
+    let metrics_host = options.metrics_addr.as_ref().unwrap_or(&options.bind_addr);
+    let metrics_port =
+        serve_monitoring(Endpoint { metrics, health: Arc::clone(&health) }, metrics_host, metrics_port)?;
+
+    let plan =
+        NodePlan { options, settings: &settings, layout: &layout, listen: &listen, advertised: &advertised };
+    let (handle, cluster_id) = node::start(&plan)?;
+    health.on_serving(&cluster_id, layout.shards.shards());
+    print_ready(&Ready {
+        options,
+        layout: &layout,
+        cluster_id: &cluster_id,
+        advertised: &advertised,
+        metrics_port,
+    });
+
+    let stopper = handle.stopper();
+    let stopping = Arc::clone(&health);
+    let on_signals = move || {
+        watch_signals(signals, || {
+            stopping.on_stopping();
+            stopper.request_stop();
+        })
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(on_signals)
+        .map_err(|source| Error::System { what: "start a thread for signals", source })?;
+    let outcome = node::outcome(handle.wait());
+    health.on_stopping();
+    outcome
+}
+
+/// Asks for a stop at the first signal and ends the process at the second.
+fn watch_signals(mut signals: Signals, request_stop: impl Fn()) {
+    let mut is_stopping = false;
+    for signal in signals.forever() {
+        if is_stopping {
+            tracing::error!(signal, "ended at once by a second signal; what was acknowledged is durable");
+            std::process::exit(ExitReason::Interrupted.code().into());
+        }
+        is_stopping = true;
+        tracing::info!(signal, "stopping; a second signal ends the process at once");
+        request_stop();
+    }
+}
+
+fn serve_monitoring(endpoint: Endpoint, host: &str, port: u16) -> Result<u16, Error> {
+    let addresses = address::resolve(host, port, "metrics-addr")?;
+    let listeners = http::listen(&addresses).map_err(|(address, source)| match source.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            Error::PortTaken { address: address.to_string(), option: "metrics-port" }
+        }
+        _ => address::cannot_listen(address, "metrics-addr", source),
+    })?;
+    endpoint
+        .serve(listeners)
+        .map_err(|source| Error::System { what: "start a thread for the metrics port", source })?;
+    Ok(addresses[0].port())
+}
+
+struct Ready<'a> {
+    options: &'a Options,
+    layout: &'a Layout,
+    cluster_id: &'a str,
+    advertised: &'a (String, u16),
+    metrics_port: u16,
+}
+
+/// Says on standard output that the broker serves, and how to use it.
+fn print_ready(ready: &Ready<'_>) {
+    use std::io::Write;
+
+    let program = std::env::args().next().unwrap_or_else(|| "chronik-server".to_owned());
+    // Whoever started the broker may have closed its output; that is no reason to stop.
+    let _ = writeln!(std::io::stdout(), "{}", ready_lines(ready, &program));
+}
+
+fn ready_lines(ready: &Ready<'_>, program: &str) -> String {
+    let Ready { options, layout, cluster_id, advertised: (host, port), metrics_port } = ready;
+    let address = host_and_port(host, *port);
+    let server = match address.as_str() {
+        "localhost:9092" => String::new(),
+        _ => format!(" --bootstrap-server {address}"),
+    };
+    let shards = match layout.shards.shards() {
+        1 => "1 shard".to_owned(),
+        count => format!("{count} shards"),
+    };
+    let placement = match &layout.cpus {
+        Some(cpus) => format!("pinned to cores {cpus:?}"),
+        None => "not pinned".to_owned(),
+    };
+    let data_dir: &Path = &options.data_dir;
+    format!(
+        "Chronik {version} is ready: node {node} of cluster {cluster_id} serves Kafka clients at {address}\n\
+         \x20 data in {data_dir}, {shards} ({placement}), metrics and health at port {metrics_port}\n\
+         \n\
+         Try it:\n\
+         \x20 echo hello | {program} produce{server} demo\n\
+         \x20 {program} consume{server} demo --from-beginning\n\
+         Stop it with Ctrl-C.",
+        version = env!("CARGO_PKG_VERSION"),
+        node = options.node_id,
+        data_dir = data_dir.display(),
+    )
+}
