@@ -57,17 +57,21 @@ fn run(CommandLine { command, global }: CommandLine) -> Result<(), Error> {
 /// Prints help as it is, and a mistake as one line.
 fn on_parse_error(error: &clap::Error) -> ExitReason {
     match error.kind() {
+        // Whoever asked may have closed the pipe meanwhile.
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Whoever asked may have closed the pipe meanwhile.
             let _ = error.print();
             ExitReason::Ok
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitReason::Usage
         }
         _ => {
             let text = error.to_string();
             let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
             let words: Vec<&str> =
                 lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
-            let line = words.join("; ");
+            let line = words.join("; ").replace(":; ", ": ");
             eprintln!("chronik-server: {}; see chronik-server --help", line.trim_start_matches("error: "));
             ExitReason::Usage
         }

@@ -406,6 +406,29 @@ mod tests {
     }
 
     #[test]
+    fn defaults_hold_where_nothing_is_said() {
+        let expected = Options {
+            kafka_port: 9092,
+            bind_addr: "0.0.0.0".to_owned(),
+            advertised_addr: None,
+            advertised_port: None,
+            node_id: 1,
+            data_dir: PathBuf::from("./data"),
+            metrics_port: None,
+            metrics_addr: None,
+            shards: None,
+            cpus: None,
+            no_pin: false,
+            log_level: "info".to_owned(),
+            log_format: LogFormat::Text,
+            bootstrap_server: None,
+            cluster_options: Vec::new(),
+            settings: BTreeMap::new(),
+        };
+        assert_eq!(options(GlobalOptions::default(), None, ""), Ok(expected));
+    }
+
+    #[test]
     fn settings_override_one_by_one() {
         let given = GlobalOptions { set: vec!["a=3".to_owned(), "d = x=y".to_owned()], ..Default::default() };
         let options = options(given, Some("a=2;b=2;"), "settings.a = 1\nsettings.b = 1\nsettings.c = 1");

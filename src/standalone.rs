@@ -1,5 +1,7 @@
 //! A single broker, from its options to its end.
 
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,6 +50,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
         tracing::info!("shards are not pinned to cores: {why}");
     }
 
+    // The metrics port follows from this one, so this one is named first when both are taken.
+    http::listen(&listen).map_err(|failure| port_error(failure, "kafka-port", "bind-addr"))?;
+
     let metrics = observe::start_metrics()?;
     let health = Arc::new(Health::new(options.node_id));
     let metrics_host = options.metrics_addr.as_ref().unwrap_or(&options.bind_addr);
@@ -80,6 +85,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .map_err(|source| Error::System { what: "start a thread for signals", source })?;
     let outcome = node::outcome(handle.wait());
     health.on_stopping();
+    if outcome.is_ok() {
+        tracing::info!("stopped");
+    }
     outcome
 }
 
@@ -97,14 +105,17 @@ fn watch_signals(mut signals: Signals, request_stop: impl Fn()) {
     }
 }
 
+fn port_error((address, source): (SocketAddr, io::Error), port: &'static str, host: &'static str) -> Error {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => Error::PortTaken { address: address.to_string(), option: port },
+        _ => address::cannot_listen(address, host, source),
+    }
+}
+
 fn serve_monitoring(endpoint: Endpoint, host: &str, port: u16) -> Result<u16, Error> {
     let addresses = address::resolve(host, port, "metrics-addr")?;
-    let listeners = http::listen(&addresses).map_err(|(address, source)| match source.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            Error::PortTaken { address: address.to_string(), option: "metrics-port" }
-        }
-        _ => address::cannot_listen(address, "metrics-addr", source),
-    })?;
+    let listeners =
+        http::listen(&addresses).map_err(|failure| port_error(failure, "metrics-port", "metrics-addr"))?;
     endpoint
         .serve(listeners)
         .map_err(|source| Error::System { what: "start a thread for the metrics port", source })?;
@@ -121,11 +132,9 @@ struct Ready<'a> {
 
 /// Says on standard output that the broker serves, and how to use it.
 fn print_ready(ready: &Ready<'_>) {
-    use std::io::Write;
-
     let program = std::env::args().next().unwrap_or_else(|| "chronik-server".to_owned());
     // Whoever started the broker may have closed its output; that is no reason to stop.
-    let _ = writeln!(std::io::stdout(), "{}", ready_lines(ready, &program));
+    let _ = writeln!(io::stdout(), "{}", ready_lines(ready, &program));
 }
 
 fn ready_lines(ready: &Ready<'_>, program: &str) -> String {

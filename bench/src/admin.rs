@@ -397,6 +397,23 @@ pub fn offset_ranges(cluster: &Cluster, timeout: Duration) -> Result<Vec<(i64, i
         .collect()
 }
 
+/// Waits until the leaders of new partitions serve them: metadata may name a leader before it knows of it.
+///
+/// # Errors
+///
+/// As [`offset_ranges`]; [`BenchError::Refused`] with what a leader still says after the time-out.
+pub fn await_leaders(cluster: &Cluster, timeout: Duration) -> Result<(), BenchError> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        match offset_ranges(cluster, timeout) {
+            Err(BenchError::Refused { code, .. }) if is_settling(code) && Instant::now() < deadline => {
+                std::thread::sleep(LEADER_POLL_INTERVAL);
+            }
+            result => return result.map(|_| ()),
+        }
+    }
+}
+
 /// The header of a request of this client.
 pub fn request_header(key: ApiKey, api_version: i16, correlation_id: i32) -> RequestHeader {
     RequestHeader {
@@ -408,7 +425,10 @@ pub fn request_header(key: ApiKey, api_version: i16, correlation_id: i32) -> Req
 }
 
 fn is_settling(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::UnknownTopicOrPartition | ErrorCode::LeaderNotAvailable)
+    matches!(
+        code,
+        ErrorCode::UnknownTopicOrPartition | ErrorCode::LeaderNotAvailable | ErrorCode::NotLeaderOrFollower
+    )
 }
 
 fn refuse(what: &str, code: i16) -> Result<(), BenchError> {

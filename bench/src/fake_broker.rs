@@ -43,6 +43,8 @@ pub struct Faults {
     pub hold_until_requests: usize,
     /// Every so-manyth Produce is refused; 0 for none.
     pub refuse_every: usize,
+    /// So many ListOffsets are answered with NOT_LEADER_OR_FOLLOWER, as by a leader that does not know yet.
+    pub new_leader_refusals: usize,
     /// The connection is closed instead of answering this Produce; 0 for none.
     pub close_at: usize,
 }
@@ -67,6 +69,7 @@ struct Shared {
 struct State {
     topics: HashMap<String, Vec<Partition>>,
     produces: usize,
+    list_offsets: usize,
     held: Vec<Bytes>,
 }
 
@@ -186,7 +189,12 @@ fn admin(shared: &Shared, request: Request) -> Response {
             })
         }
         Request::Metadata(request) => Response::Metadata(metadata(&state, shared.port, &request)),
-        Request::ListOffsets(request) => Response::ListOffsets(list_offsets(&state, &request)),
+        Request::ListOffsets(request) => {
+            state.list_offsets += 1;
+            let refused = state.list_offsets <= shared.faults.new_leader_refusals;
+            let error = if refused { ErrorCode::NotLeaderOrFollower } else { ErrorCode::None };
+            Response::ListOffsets(list_offsets(&state, &request, error))
+        }
         other => panic!("{other:?} is not served"),
     }
 }
@@ -223,12 +231,17 @@ fn metadata(state: &State, port: i32, request: &MetadataRequestData) -> Metadata
     }
 }
 
-fn list_offsets(state: &State, request: &ListOffsetsRequestData) -> ListOffsetsResponseData {
+fn list_offsets(
+    state: &State,
+    request: &ListOffsetsRequestData,
+    error: ErrorCode,
+) -> ListOffsetsResponseData {
     let topics = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
             let stored = &state.topics[topic.name.as_str()][partition.partition_index as usize];
             ListOffsetsPartitionResponse {
                 partition_index: partition.partition_index,
+                error_code: error.code(),
                 offset: if partition.timestamp == -2 { 0 } else { stored.next_offset },
                 ..Default::default()
             }
@@ -251,7 +264,7 @@ fn produce(shared: &Shared, header: &RequestHeader, body: BytesMut) -> Option<Ve
     if state.produces == shared.faults.close_at {
         return None;
     }
-    let refused = shared.faults.refuse_every > 0 && state.produces % shared.faults.refuse_every == 0;
+    let refused = state.produces.is_multiple_of(shared.faults.refuse_every);
     let mut responses = Vec::new();
     for topic in request.topics {
         let name = topic.name.unwrap();

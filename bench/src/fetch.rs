@@ -132,7 +132,8 @@ impl FetchSession {
         for at in asked {
             let position = &mut self.positions[at];
             let name = &self.topics[position.topic];
-            let was_listed = std::mem::replace(&mut position.is_listed, !position.is_done());
+            let was_listed = position.is_listed;
+            position.is_listed = !position.is_done();
             if position.is_listed {
                 let topic = last_or_push(&mut topics, |topic| topic.topic.as_str() == name);
                 topic.topic = kafka_string(name);

@@ -219,20 +219,24 @@ fn render_amounts(out: &mut String, report: &Report) {
 }
 
 fn render_latencies(out: &mut String, report: &Report) {
-    let heads = ["p50", "p90", "p99", "p99.9", "p99.99", "max", "count"];
-    let mut head = format!("{:<16}", "microseconds");
-    heads.iter().for_each(|name| write!(head, "{name:>11}").expect("a string takes everything"));
-    writeln!(out, "{head}").expect("a string takes everything");
     let floor = report.floor.as_ref();
     let results = &report.results;
-    for (name, summary) in [
+    let rows = [
         ("latency", results.latency),
         ("  sent to answer", results.service),
         ("  due to sent", results.lateness),
         ("end to end", results.end_to_end),
         ("floor: loopback", floor.map(|floor| floor.round_trip)),
         ("floor: write", floor.map(|floor| floor.durable_write)),
-    ] {
+    ];
+    if rows.iter().all(|(_, summary)| summary.is_none()) {
+        return;
+    }
+    let heads = ["p50", "p90", "p99", "p99.9", "p99.99", "max", "count"];
+    let mut head = format!("{:<16}", "microseconds");
+    heads.iter().for_each(|name| write!(head, "{name:>11}").expect("a string takes everything"));
+    writeln!(out, "{head}").expect("a string takes everything");
+    for (name, summary) in rows {
         let Some(summary) = summary else { continue };
         let mut row = format!("{name:<16}");
         for ns in [

@@ -9,7 +9,7 @@ use std::{
 use protocol::ApiKey;
 
 use crate::{
-    admin::{Admin, Cluster, offset_ranges},
+    admin::{Admin, Cluster, await_leaders, offset_ranges},
     cli::{Acks, Cli, Command, CommonOptions, ConsumeOptions, LatencyOptions, ProduceOptions},
     clock::{Clock, ns_to_seconds},
     consumer::{ConsumeLoad, ConsumeWorker},
@@ -86,6 +86,9 @@ pub fn measure(command: &Command) -> Result<Report, BenchError> {
 fn measure_topics(command: &Command, admin: &mut Admin, timeout: Duration) -> Result<Report, BenchError> {
     let common = command.common();
     let cluster = admin.locate(&common.topics, common.partitions, common.create_topic)?;
+    if common.create_topic {
+        await_leaders(&cluster, timeout)?;
+    }
     let run = Run { common, cluster, clock: Clock::start(), started_unix_ms: unix_ms(), timeout };
     match command {
         Command::Produce(options) => run.produce(admin, options),

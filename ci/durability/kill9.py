@@ -85,7 +85,7 @@ def kill9_large(context):
     chance = random.Random(context.seed + 1)
     server, ledger = prepare(context, "kill9-large", shards=1)
     senders = start_senders(
-        server.bootstrap, ledger, chance, length=lambda chance: chance.randint(20_000, 200_000)
+        server.bootstrap, ledger, chance, pace_bytes=8_000_000, length=lambda chance: chance.randint(20_000, 200_000)
     )
     committer = Committer(server.bootstrap, ledger)
     committer.start()
@@ -93,7 +93,7 @@ def kill9_large(context):
     deadline = time.monotonic() + 60
     kills = 0
     while sum(sender.bytes for sender in senders) < target and time.monotonic() < deadline:
-        time.sleep(chance.uniform(2.0, 5.0))
+        time.sleep(chance.uniform(0.5, 2.5))
         before = committer.snapshot()
         starts = tail_starts(ledger, 20)
         kills += kill_and_start(server, chance)

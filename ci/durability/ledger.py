@@ -6,7 +6,7 @@ import threading
 import time
 from collections import defaultdict
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from server import Failed, check
 
@@ -82,21 +82,26 @@ def reader(bootstrap, **extra):
         "bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False,
         "auto.offset.reset": "error", "enable.partition.eof": True, "fetch.max.bytes": 20_000_000,
         "fetch.error.backoff.ms": 20, "reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 200,
-        "topic.metadata.refresh.fast.interval.ms": 50, "queued.max.messages.kbytes": 65536, **extra,
+        "topic.metadata.refresh.fast.interval.ms": 50, "queued.max.messages.kbytes": 65536, "log_level": 2, **extra,
     })  # fmt: skip
 
 
-def end_offsets(consumer, partitions):
-    """(log start, high watermark) of each partition."""
+def end_offsets(bootstrap, partitions):
+    """(log start, high watermark) of each partition, which may have no leader yet when the broker has just started."""
     bounds = {}
-    for partition in partitions:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                bounds[partition] = consumer.get_watermark_offsets(TopicPartition(*partition), timeout=10)
-                break
-            except Exception as error:
-                check(time.monotonic() < deadline, f"ListOffsets of {partition} fails: {error}")
+    deadline = time.monotonic() + 30
+    while len(bounds) < len(partitions):
+        # A consumer of its own for each attempt: librdkafka remembers for long that there was no leader.
+        consumer = reader(bootstrap)
+        try:
+            for partition in partitions:
+                if partition not in bounds:
+                    bounds[partition] = consumer.get_watermark_offsets(TopicPartition(*partition), timeout=10)
+        except KafkaException as error:
+            check(time.monotonic() < deadline, f"ListOffsets of {partition} fails: {error}")
+            time.sleep(0.02)
+        finally:
+            consumer.close()
     return bounds
 
 
@@ -142,9 +147,7 @@ def read_back(bootstrap, ledger, starts=None):
     """
     starts = starts or {}
     acknowledged = ledger.snapshot()
-    consumer = reader(bootstrap)
-    bounds = end_offsets(consumer, ledger.partitions)
-    consumer.close()
+    bounds = end_offsets(bootstrap, ledger.partitions)
     ends = {partition: end for partition, (_, end) in bounds.items()}
     for partition, offsets in acknowledged.items():
         last = max(offsets, default=-1)

@@ -1,6 +1,7 @@
 """One broker process: started on free ports, ended by its process id only."""
 
 import os
+import random
 import signal
 import socket
 import struct
@@ -27,9 +28,16 @@ def check(condition, message):
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port below those that connections take, so that it is still free when a killed broker comes back."""
+    first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(min(10_000, first_ephemeral - 2_000), first_ephemeral)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def answers(port):
@@ -105,11 +113,25 @@ class Server:
         check(code is None, f"the broker ended by itself with code {code}: {self.last_line()}")
 
     def kill(self):
-        """kill -9, which must find it running; returns when the process is gone."""
+        """kill -9, which must find it running; returns when the process is gone and the port is free."""
         self.check_runs()
         self.process.kill()
         self.process.wait()
         self.process = None
+        self.wait_port_free()
+
+    def wait_port_free(self):
+        """The kernel closes sockets that io_uring knows a little after the process is gone."""
+        deadline = time.monotonic() + 5
+        while True:
+            with socket.socket() as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    listener.bind(("127.0.0.1", self.port))
+                    return listener.listen(1)
+                except OSError:
+                    check(time.monotonic() < deadline, "the port of a killed broker stays in use")
+            time.sleep(0.001)
 
     def stop(self):
         """SIGTERM, and the exit code."""

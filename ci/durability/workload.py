@@ -115,12 +115,12 @@ class Sender(threading.Thread):
         check(left == 0, f"{self.name}: {left} records are not acknowledged within {timeout_seconds} s")
 
 
-def start_senders(bootstrap, ledger, chance, idempotent=2, plain=2, **options):
+def start_senders(bootstrap, ledger, chance, idempotent=2, plain=2, suffix="", **options):
     senders = []
     for number in range(idempotent + plain):
         kind = "idempotent" if number < idempotent else "plain"
         own_chance = random.Random(chance.random())
-        sender = Sender(f"{kind}-{number}", bootstrap, ledger, number < idempotent, own_chance, **options)
+        sender = Sender(f"{kind}-{number}{suffix}", bootstrap, ledger, number < idempotent, own_chance, **options)
         sender.start()
         senders.append(sender)
     return senders
@@ -137,6 +137,8 @@ class Committer(threading.Thread):
         super().__init__(name="committer", daemon=True)
         self.ledger = ledger
         self.possible = {partition: {-1001} for partition in ledger.partitions}
+        # Every offset that was ever sent.
+        self.sent = {partition: {-1001} for partition in ledger.partitions}
         self.acknowledged_commits = 0
         self.lock = threading.Lock()
         self.stopping = threading.Event()
@@ -171,6 +173,7 @@ class Committer(threading.Thread):
         with self.lock:
             for partition, offset in positions.items():
                 self.possible[partition].add(offset)
+                self.sent[partition].add(offset)
         offsets = [TopicPartition(*partition, offset) for partition, offset in positions.items()]
         try:
             answered = self.consumer.commit(offsets=offsets, asynchronous=False)

@@ -140,7 +140,10 @@ impl Cluster {
                     Err(code) => {
                         let is_missing = code == ErrorCode::UnknownTopicOrPartition && !create;
                         let error = Error::Kafka { what: format!("topic {name}"), code, message: None };
-                        if is_missing || !code.is_retriable() {
+                        if is_missing {
+                            return Err(no_topic(name));
+                        }
+                        if !code.is_retriable() {
                             return Err(error);
                         }
                         error
@@ -239,6 +242,11 @@ pub fn check(code: i16, message: Option<&str>, what: impl FnOnce() -> String) ->
         return Ok(());
     }
     Err(Error::Kafka { what: what(), code, message: message.map(str::to_owned) })
+}
+
+/// The error of a topic that does not exist.
+pub fn no_topic(name: &str) -> Error {
+    Error::Command(format!("there is no topic {name}: `chronik-server topic create {name}` makes one"))
 }
 
 /// Whether an attempt may succeed when it is made again.

@@ -127,6 +127,9 @@ fn describe(cluster: &mut Cluster, name: &str) -> Result<(), Error> {
             why: "it leaves out a topic".to_owned(),
         });
     };
+    if ErrorCode::from(topic.error_code) == ErrorCode::UnknownTopicOrPartition {
+        return Err(cluster::no_topic(name));
+    }
     cluster::check(topic.error_code, None, || format!("topic {name}"))?;
     let configs = topic_configs(cluster, name)?;
     let leaders = TopicLeaders {

@@ -4,7 +4,8 @@ use super::*;
 use crate::fake_broker::{FakeBroker, Faults};
 
 fn run(broker: &FakeBroker, line: &str) -> Result<Report, BenchError> {
-    let line = format!("chronik-bench {line} --bootstrap {} --no-floor --timeout 10", broker.address);
+    let timeout = if line.contains("--timeout") { "" } else { "--timeout 10" };
+    let line = format!("chronik-bench {line} --bootstrap {} --no-floor {timeout}", broker.address);
     let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
     cli.command.validate()?;
     measure(&cli.command)
@@ -97,6 +98,19 @@ fn topics_are_deleted_unless_they_are_kept() {
 }
 
 #[test]
+fn the_load_waits_for_leaders_of_new_topics_only() {
+    let broker = FakeBroker::start(Faults { new_leader_refusals: 3, ..Faults::default() });
+    let produce = "produce --create-topic --keep --rate 1000 --duration 0.05 --warm-up 0";
+    assert_eq!(errors(&run(&broker, produce).unwrap()), []);
+    let broker = FakeBroker::start(Faults { new_leader_refusals: 1_000, ..Faults::default() });
+    assert!(run(&broker, &format!("{produce} --timeout 1")).is_err());
+    assert_eq!(
+        run(&broker, "consume").unwrap_err().to_string(),
+        "ListOffsets chronik-bench-0: NOT_LEADER_OR_FOLLOWER",
+    );
+}
+
+#[test]
 fn what_was_produced_is_consumed_as_often_as_asked() {
     let broker = FakeBroker::start(Faults::default());
     run(
@@ -166,13 +180,9 @@ fn a_broken_connection_ends_the_run_with_what_is_unanswered() {
 #[test]
 fn a_run_of_closed_load_without_answers_gives_up_in_time() {
     let broker = FakeBroker::start(Faults { hold_until_requests: usize::MAX, ..Faults::default() });
-    let line = format!(
-        "chronik-bench produce --bootstrap {} --no-floor --create-topic --max --in-flight 4 --timeout 1 \
-         --duration 0.1 --warm-up 0",
-        broker.address
-    );
-    let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
-    let report = measure(&cli.command).unwrap();
+    let report =
+        run(&broker, "produce --create-topic --max --in-flight 4 --timeout 1 --duration 0.1 --warm-up 0")
+            .unwrap();
     assert_eq!(errors(&report), [("Produce unanswered", 4)]);
     assert_eq!(report.results.latency, None);
 }

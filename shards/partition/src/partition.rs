@@ -179,6 +179,11 @@ impl Partition {
         self.segments.iter().last().map_or(Offset(0), |segment| segment.end)
     }
 
+    /// Whether anything ever reached a segment.
+    pub fn has_segments(&self) -> bool {
+        !self.segments.is_empty()
+    }
+
     /// Leader epochs and their first offsets.
     pub fn epochs(&self) -> &LeaderEpochs {
         &self.epochs
@@ -313,7 +318,7 @@ impl Partition {
         now_ms: i64,
         begins: bool,
     ) -> FlushPlan {
-        let index = self.active.index_mut().expect("the caller made sure of it");
+        let (index, written) = self.active.ready_mut().expect("the caller made sure of it");
         // A copy of the active segment grows with the plan, so that rolling is decided as it will be.
         let mut segments = SegmentList::new();
         segments.push(match self.segments.active() {
@@ -321,7 +326,6 @@ impl Partition {
             _ => SegmentInfo::new(index.base(), now_ms),
         });
         let position = segments.active().expect("it was there or was just made").bytes;
-        let mark = index.mark();
         let (mut data, mut batches, mut bytes) = (Vec::new(), Vec::new(), 0);
         for batch in self.tail.unflushed() {
             let next = next_batch(batch);
@@ -337,6 +341,7 @@ impl Partition {
             data.push(batch.bytes.clone());
             batches.push(next);
         }
+        let mark = std::mem::replace(written, index.mark());
         let (offsets, times) = index.since(mark);
         FlushPlan {
             segment: index.base(),
@@ -353,9 +358,9 @@ impl Partition {
     fn plan_seal(&mut self) -> FlushPlan {
         let active = self.segments.active().expect("the caller made sure of it");
         let (segment, position) = (active.base, active.bytes);
-        let index = self.active.index_mut().expect("the caller made sure of it");
-        let mark = index.mark();
+        let (index, written) = self.active.ready_mut().expect("the caller made sure of it");
         index.seal();
+        let mark = std::mem::replace(written, index.mark());
         let (offsets, times) = index.since(mark);
         FlushPlan {
             segment,
@@ -412,12 +417,18 @@ impl Partition {
     }
 
     /// Segments that lie wholly below the log start: their files are to be removed.
-    pub fn take_deletable_segments(&mut self) -> Vec<Offset> {
-        if self.flushing.is_some() {
-            return Vec::new();
-        }
-        let removed = self.segments.remove_below(self.log_start);
+    pub fn take_deletable_segments(&mut self, limit: Offset) -> Vec<Offset> {
+        assert!(limit <= self.log_start, "only what lies below the log start goes");
+        let removed = self.segments.remove_below(limit);
         removed.into_iter().map(|segment| segment.base).collect()
+    }
+
+    /// Segments below this offset may go once a checkpoint of the present state is durable; `None` when there are
+    /// none. Before that, the checkpoint there is may hold one of them for the active segment.
+    pub fn deletable_below(&self) -> Option<Offset> {
+        let last = self.segments.iter().last()?;
+        let limit = self.log_start.min(last.base);
+        (!self.segments.segments_below(limit).is_empty()).then_some(limit)
     }
 
     /// Drops batches from memory that are in segments too. Returns the bytes that went.

@@ -351,7 +351,8 @@ impl<C: ShardCore> Driver<C> {
             while connection.takes_requests() && budget > 0 && self.has_memory_for(connection) {
                 match self.receive_once(connection, budget) {
                     Ok(Received::Bytes { count, is_drained }) => {
-                        budget -= count;
+                        // What came through the common buffer may be more.
+                        budget = budget.saturating_sub(count);
                         if is_drained {
                             break;
                         }

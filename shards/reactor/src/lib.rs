@@ -1,7 +1,7 @@
 //! The driver of real machines: it feeds sockets, files, rings and timers to the pure shards and carries out what
 //! they ask for. It decides nothing about Kafka, Raft or storage, and it is the only crate that names glommio.
 //!
-//! One thread and one io_uring executor per shard ([`driver`](crate::Node)), one supervisor thread beside them
+//! One thread and one io_uring executor per shard, one supervisor thread beside them
 //! that wakes, watches and ends them. [`Node::start`] checks the machine and the data directory, recovers the
 //! WALs and opens the listeners; [`NodeHandle`] is what the process holds afterwards.
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -9,6 +10,12 @@ use crate::error::StartError;
 
 /// Connections that wait to be accepted, per listener. The kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 1024;
+
+/// How long a port that is in use may take to become free.
+const PORT_RELEASE_MAX: Duration = Duration::from_secs(1);
+
+/// Between two looks at such a port.
+const PORT_RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// The listeners of all shards.
 #[derive(Debug)]
@@ -33,7 +40,7 @@ pub(crate) fn open_listeners(addresses: &[SocketAddr], shards: u16) -> Result<Li
             io::ErrorKind::AddrInUse => StartError::PortTaken { address },
             _ => StartError::Listen { address, source },
         };
-        let guard = open_guard(address).map_err(failed)?;
+        let guard = open_guard_in_time(address).map_err(failed)?;
         let bound = guard.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
         guard.set_reuse_port(true).map_err(failed)?;
         for own in &mut listeners.by_shard {
@@ -42,6 +49,20 @@ pub(crate) fn open_listeners(addresses: &[SocketAddr], shards: u16) -> Result<Li
         listeners.addresses.push(bound);
     }
     Ok(listeners)
+}
+
+/// The kernel closes what a killed process had in io_uring a little after the process is gone, so the port of the run
+/// before may still be in use when its end is already known.
+fn open_guard_in_time(address: SocketAddr) -> io::Result<Socket> {
+    let deadline = Instant::now() + PORT_RELEASE_MAX;
+    loop {
+        match open_guard(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(PORT_RETRY_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn open_guard(address: SocketAddr) -> io::Result<Socket> {

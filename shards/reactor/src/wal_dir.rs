@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use log::wal::{self, Recovered, WalFileContent};
 
+use types::limits::WAL_FILE_BYTES;
+
 use crate::error::{StartError, file_error};
 
 /// The ending of a WAL file that is still being made. It holds nothing yet.
@@ -35,6 +37,11 @@ pub(crate) fn recover_wal(folder: &Path, shard: u16) -> Result<Recovered, StartE
         match wal::parse_file_name(&name) {
             Some(sequence) => {
                 let content = read_once(&path).map_err(file_error("read", &path))?;
+                // It had its full length before it had its name, so something behind its end was lost since.
+                if content.len() as u64 != WAL_FILE_BYTES {
+                    let why = format!("it ends at byte {}, and WAL files at {WAL_FILE_BYTES}", content.len());
+                    return Err(StartError::Layout { path, why });
+                }
                 contents.push((sequence, path.display().to_string(), content));
             }
             None => {

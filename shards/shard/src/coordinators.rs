@@ -73,10 +73,12 @@ impl Shard {
                 }
                 Action::Append { write, records } => {
                     let batch = encode_records(&records, now.wall_ms);
+                    let undriven_before = host.undriven_bytes;
                     let proposed = match self.wal.has_room(batch.len()) {
                         true => host.append_records(now, raft, write, batch),
                         false => Err(ErrorCode::CoordinatorNotAvailable),
                     };
+                    self.wal.on_proposed(host.undriven_bytes - undriven_before);
                     match proposed {
                         Ok(()) => {
                             self.dirty.insert(group);

@@ -10,9 +10,10 @@ use metadata::TopicConfig;
 use partition::{FlushPlan, IndexRestore, NextFlush, Position};
 use protocol::messages::ErrorCode;
 use types::limits::{SEGMENT_CHUNK_BYTES, TAIL_CACHE_BYTES_MAX};
-use types::{GroupId, Now};
+use types::{GroupId, Now, Offset};
 
 use crate::event::{DiskAnswer, DiskError, DiskRequest, DiskToken, Effect, FatalReason};
+use crate::partition_host::Folder;
 use crate::reads::{FetchJob, Progress, Read, Want};
 use crate::shard::{Hosted, Shard};
 use crate::wal::Unit;
@@ -40,6 +41,8 @@ enum Purpose {
     Flush(GroupId),
     RestoreIndex(GroupId),
     Read(Read),
+    CreateFolder(GroupId),
+    RemoveFolder(GroupId),
     /// Nothing waits for it.
     Detached,
 }
@@ -60,6 +63,7 @@ pub(crate) struct DiskWork {
     cached_bytes: usize,
     retry_at_us: Option<u64>,
     retry: BTreeSet<GroupId>,
+    retry_folders: BTreeSet<GroupId>,
     retention_interval_ms: i64,
     retention_at_us: u64,
 }
@@ -78,6 +82,7 @@ impl DiskWork {
             cached_bytes: 0,
             retry_at_us: None,
             retry: BTreeSet::new(),
+            retry_folders: BTreeSet::new(),
             retention_interval_ms,
             retention_at_us: now.after_ms(retention_interval_ms),
         }
@@ -122,11 +127,20 @@ impl Shard {
         match (purpose, result) {
             (Purpose::Flush(group), Ok(_)) => self.on_segment_flushed(now, group),
             (Purpose::Flush(group), Err(DiskError::NoSpace)) => self.retry_later(now, group),
-            (Purpose::Flush(_) | Purpose::Detached, Err(DiskError::Failed(why))) => {
-                self.fatal(FatalReason::SegmentWrite(why));
+            (Purpose::CreateFolder(group), Ok(_)) => self.on_folder_created(now, group),
+            (Purpose::CreateFolder(group), Err(DiskError::NoSpace)) => {
+                self.disk.retry_folders.insert(group);
+                self.disk.retry_at_us.get_or_insert(now.after_ms(NO_SPACE_RETRY_MS));
             }
-            // A folder is made again when its first segment is.
-            (Purpose::Detached, Ok(_) | Err(DiskError::NoSpace)) => {}
+            (Purpose::RemoveFolder(group), Ok(_)) => {
+                self.wal.push(Unit::of_shard(group, vec![Record::GroupRemoved { group }], true));
+            }
+            (
+                Purpose::Flush(_) | Purpose::CreateFolder(_) | Purpose::RemoveFolder(_) | Purpose::Detached,
+                Err(DiskError::Failed(why)),
+            ) => self.fatal(FatalReason::SegmentWrite(why)),
+            // Removing takes no space.
+            (Purpose::RemoveFolder(_), Err(DiskError::NoSpace)) | (Purpose::Detached, _) => {}
             (Purpose::RestoreIndex(group), Ok(answer)) => self.on_index_piece(now, group, answer),
             (Purpose::RestoreIndex(group), Err(error)) => {
                 self.fatal(FatalReason::Damaged(format!("group {group}: {error:?}")));
@@ -140,6 +154,9 @@ impl Shard {
     pub(crate) fn on_disk_deadline(&mut self, now: Now) {
         if self.disk.retry_at_us.is_some_and(|at| at <= now.mono_us) {
             self.disk.retry_at_us = None;
+            for group in std::mem::take(&mut self.disk.retry_folders) {
+                self.create_folder(group);
+            }
             for group in std::mem::take(&mut self.disk.retry) {
                 let plan = match self.hosted.get_mut(&group).and_then(Hosted::partition) {
                     Some((_, host)) => host.partition.flush_to_retry().cloned(),
@@ -160,6 +177,7 @@ impl Shard {
     /// The group is gone; what is under way for it ends by itself.
     pub(crate) fn forget_disk_work(&mut self, group: GroupId) {
         self.disk.flush_wanted.remove(&group);
+        self.disk.retry_folders.remove(&group);
         if self.disk.retry.remove(&group) {
             self.disk.flushes_under_way -= 1;
         }
@@ -217,6 +235,12 @@ impl Shard {
         while self.disk.flushes_under_way < FLUSHES_MAX {
             let Some(group) = self.disk.flush_wanted.pop_first() else { return };
             let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { continue };
+            if host.folder != Folder::There {
+                if host.folder == Folder::Unknown {
+                    self.create_folder(group);
+                }
+                continue;
+            }
             let roll = roll_config(&host.topic.config);
             match host.partition.plan_flush(&roll, SEGMENT_CHUNK_BYTES, now.wall_ms) {
                 None => {}
@@ -247,6 +271,30 @@ impl Shard {
         self.remove_old_segments(group);
     }
 
+    /// Makes the group's folder, without which nothing is written to segments.
+    pub(crate) fn create_folder(&mut self, group: GroupId) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let Some(index) = host.topic.partitions.iter().position(|partition| partition.group == group) else {
+            return;
+        };
+        host.folder = Folder::BeingMade;
+        let (topic, topic_id) = (&host.topic.name, protocol::messages::kafka_uuid(host.topic.id));
+        let description = format!("version: 1\ntopic: {topic}\npartition: {index}\ntopic_id: {topic_id}\n");
+        self.submit(Purpose::CreateFolder(group), DiskRequest::CreateGroup { group, description });
+    }
+
+    fn on_folder_created(&mut self, now: Now, group: GroupId) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        host.folder = Folder::There;
+        self.consider_flush(now, group);
+        self.start_flushes(now);
+    }
+
+    /// Removes the group's folder with all its segments, and then all that the WAL holds of it.
+    pub(crate) fn submit_removal(&mut self, group: GroupId) {
+        self.submit(Purpose::RemoveFolder(group), DiskRequest::RemoveGroup { group });
+    }
+
     fn retry_later(&mut self, now: Now, group: GroupId) {
         if self.hosted.contains_key(&group) {
             self.disk.retry.insert(group);
@@ -261,13 +309,15 @@ impl Shard {
         let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         let (index, state) = host.partition.checkpoint();
         let (compacted, _) = raft.compacted();
-        if index <= compacted {
+        let deletable_below = host.partition.deletable_below();
+        if index <= compacted && deletable_below.is_none() {
             return;
         }
         let term = raft.term_of(index).expect("an applied entry is retained until it is compacted");
         raft.compact(index);
         let records = vec![Record::Checkpoint { group, index, term, state }];
-        self.wal.push(Unit { group, number: None, records, must_sync: self.wal.is_under_pressure() });
+        let must_sync = self.wal.is_under_pressure() || deletable_below.is_some();
+        self.wal.push(Unit { group, number: None, records, must_sync, deletable_below });
     }
 
     fn evict_cached(&mut self) {
@@ -298,10 +348,19 @@ impl Shard {
         }
     }
 
-    /// Removes the files of segments that lie below the start of the log.
+    /// Segments that lie below the start of the log go, as soon as a checkpoint says that they are not needed: after a
+    /// crash the log must not end in a segment whose files are gone, nor may files stay that nobody knows of.
     pub(crate) fn remove_old_segments(&mut self, group: GroupId) {
         let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
-        let segments = host.partition.take_deletable_segments();
+        if host.partition.deletable_below().is_some() {
+            self.checkpoint_partition(group);
+        }
+    }
+
+    /// Removes the files of segments below `limit`, which no checkpoint will ask for.
+    pub(crate) fn remove_segments(&mut self, group: GroupId, limit: Offset) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let segments = host.partition.take_deletable_segments(limit);
         if !segments.is_empty() {
             self.submit_detached(DiskRequest::RemoveSegments { group, segments });
         }

@@ -46,6 +46,7 @@ pub enum DiskAnswer {
 
 /// Something that happened.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an event is moved into a step once and taken apart there")]
 pub enum Event {
     /// A client connected. `ConnectionId`s are given out by the driver and never used again.
     Connected {
@@ -207,8 +208,9 @@ pub enum DiskRequest {
         /// The group.
         group: GroupId,
     },
-    /// Write `data` at `position` of a segment, cut the file behind it, and make it durable; then append to its
-    /// indexes. A crash in between changes no byte before `position`. Makes the files at position 0.
+    /// Write `data` at `position` of a segment, cut the file behind it, and make it durable; then put entries into its
+    /// indexes and cut them behind. A crash in between changes no byte before `position`. Makes the files at position 0.
+    /// Indexes are made durable only where `data` is empty: the segment is then complete.
     AppendSegment {
         /// The group.
         group: GroupId,

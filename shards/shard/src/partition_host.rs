@@ -60,13 +60,25 @@ pub(crate) struct PartitionHost {
     pub is_restoring_index: bool,
     /// Whether it is listed among those whose batches go to a segment after a while.
     pub is_lingering: bool,
+    pub folder: Folder,
     /// Proposed since the group was last driven.
     pub undriven_bytes: usize,
 }
 
+/// Whether the group's folder is there, without which it has no segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Folder {
+    /// Not known: a crash may have come before it was made.
+    Unknown,
+    BeingMade,
+    There,
+}
+
 impl PartitionHost {
     pub(crate) fn new(topic: Arc<Topic>, partition: Partition, role: Role) -> PartitionHost {
+        let folder = if partition.has_segments() { Folder::There } else { Folder::Unknown };
         PartitionHost {
+            folder,
             topic,
             partition,
             role,

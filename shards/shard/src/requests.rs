@@ -61,7 +61,9 @@ impl Shard {
             let error = ErrorCode::UnknownTopicOrPartition.into();
             return self.answers.push((asker, OpResult::Produce(Err(error))));
         };
+        let undriven_before = host.undriven_bytes;
         let answer = host.produce(now, raft, asker, op);
+        self.wal.on_proposed(host.undriven_bytes - undriven_before);
         let is_much = host.undriven_bytes >= WAL_FLUSH_BYTES_MAX;
         self.answers.extend(answer);
         self.dirty.insert(group);

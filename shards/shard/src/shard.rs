@@ -13,7 +13,7 @@ use types::hash::mix64;
 use types::{GroupId, NodeId, Now, ShardId};
 
 use crate::disk::DiskWork;
-use crate::event::{DiskRequest, Effect, Event, FatalReason, LeaderChange, ShardMessage};
+use crate::event::{Effect, Event, FatalReason, LeaderChange, ShardMessage};
 use crate::metadata_host::{MetadataHost, Registration};
 use crate::partition_host::{Answer, Asker, PartitionHost};
 use crate::wal::Wal;
@@ -91,7 +91,7 @@ impl Shard {
     /// Restores a shard from its WAL. Events may be fed at once; groups are led within a few flushes.
     pub fn new(config: ShardConfig, mut recovered: Recovered, now: Now, effects: &mut Vec<Effect>) -> Shard {
         let seed = mix64(config.seed ^ u64::from(config.shard.0));
-        let wal = Wal::new(&mut recovered);
+        let wal = Wal::new(config.shard, &mut recovered);
         let mut shard = Shard {
             node: config.broker.node,
             broker: Broker::new(Arc::clone(&config.broker), seed),
@@ -373,16 +373,18 @@ impl Shard {
                 return self.fatal(FatalReason::Damaged(why));
             }
         };
-        if recovered.is_none() {
-            let topic_id = protocol::messages::kafka_uuid(topic.id);
-            let description =
-                format!("version: 1\ntopic: {}\npartition: {index}\ntopic_id: {topic_id}\n", topic.name);
-            self.submit_detached(DiskRequest::CreateGroup { group, description });
-        }
+        let is_new = recovered.is_none();
         let replicas = topic.partitions[index as usize].replicas.clone();
         let raft = self.new_group(group, replicas, recovered);
         let host = PartitionHost::new(Arc::clone(topic), partition, raft.role());
+        let deletable_below = host.partition.deletable_below();
         self.hosted.insert(group, Hosted { raft, machine: Machine::Partition(Box::new(host)) });
+        if is_new {
+            self.create_folder(group);
+        }
+        if let Some(limit) = deletable_below {
+            self.remove_segments(group, limit);
+        }
     }
 
     /// The topic of a partition is deleted: whoever waits hears of it, and its data goes.
@@ -392,16 +394,12 @@ impl Shard {
         if let Some(mut hosted) = self.hosted.remove(&group)
             && let Some((_, host)) = hosted.partition()
         {
+            self.wal.on_driven(host.undriven_bytes);
             self.abandon(group, host);
         }
         self.forget_disk_work(group);
-        self.wal.push(crate::wal::Unit {
-            group,
-            number: None,
-            records: vec![log::wal::Record::GroupRemoved { group }],
-            must_sync: true,
-        });
-        self.submit_detached(DiskRequest::RemoveGroup { group });
+        // The WAL forgets the group only after its folder is gone: a crash in between makes the next start remove it.
+        self.submit_removal(group);
     }
 
     /// A group of this node has a new leader: the metadata shard hears of it first and tells everybody.
@@ -444,7 +442,8 @@ impl Shard {
             return Err(ErrorCode::NotController);
         };
         let data = command.encode();
-        if !self.wal.has_room(data.len()) {
+        // What this node proposes for itself is small and must not be lost to a full WAL.
+        if asker.is_some() && !self.wal.has_room(data.len()) {
             return Err(ErrorCode::KafkaStorageError);
         }
         let role = raft.role();

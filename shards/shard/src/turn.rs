@@ -28,12 +28,15 @@ impl Shard {
         }
         self.relieve_wal();
         self.start_flushes(now);
-        self.wal.flush(now, &mut self.effects);
+        self.wal.flush(&mut self.effects);
     }
 
     /// A flush is durable: its groups go on, and the next flush starts at once with what has gathered.
     pub(crate) fn on_wal_flushed(&mut self, now: Now, flush: u64) {
-        for unit in self.wal.on_flushed(now, flush) {
+        for unit in self.wal.on_flushed(flush) {
+            if let Some(limit) = unit.deletable_below {
+                self.remove_segments(unit.group, limit);
+            }
             let Some(hosted) = self.hosted.get_mut(&unit.group) else { continue };
             if let Some(number) = unit.number {
                 let messages = hosted.raft.on_persisted(number);
@@ -57,11 +60,12 @@ impl Shard {
             committed.extend(work.committed);
             if !work.records.is_empty() {
                 let number = Some(work.number);
-                self.wal.push(Unit { group, number, records: work.records, must_sync: work.must_sync });
+                let (records, must_sync) = (work.records, work.must_sync);
+                self.wal.push(Unit { group, number, records, must_sync, deletable_below: None });
             }
         }
         if let Some((_, host)) = hosted.partition() {
-            host.undriven_bytes = 0;
+            self.wal.on_driven(std::mem::take(&mut host.undriven_bytes));
         }
         for entry in committed {
             self.apply(now, group, entry);
@@ -178,7 +182,16 @@ impl Shard {
         let term = raft.term_of(index).expect("the last applied entry is retained");
         raft.compact(index);
         let records = vec![Record::Checkpoint { group: GroupId::METADATA, index, term, state }];
-        self.wal.push(Unit { group: GroupId::METADATA, number: None, records, must_sync: false });
+        // Forced, it frees a WAL file that somebody may wait for.
+        self.wal.push(Unit::of_shard(GroupId::METADATA, records, forced));
+    }
+
+    /// Writes a checkpoint of what the metadata's last one lacks. The one that frees a file may still be on its way.
+    fn checkpoint_new_metadata(&mut self) {
+        let is_new = |raft: &raft_group::Group| raft.applied() > raft.compacted().0;
+        if self.hosted.get(&GroupId::METADATA).is_some_and(|hosted| is_new(&hosted.raft)) {
+            self.checkpoint_metadata(true);
+        }
     }
 
     /// Under pressure, frees the oldest WAL file: what it holds goes to segments, states are logged again.
@@ -186,12 +199,14 @@ impl Shard {
         let Some(blockers) = self.wal.blockers() else { return };
         for (group, _) in &blockers.entries {
             match self.hosted.get_mut(group).map(|hosted| &hosted.machine) {
-                Some(Machine::Metadata(_)) => self.checkpoint_metadata(true),
+                Some(Machine::Metadata(_)) => self.checkpoint_new_metadata(),
                 Some(Machine::Partition(_)) => self.force_flush(*group),
                 None => {}
             }
         }
-        if blockers.entries.is_empty() && self.wal.take_relog(blockers.file) {
+        // Groups that the metadata has not named yet have no state to log; the file waits for them.
+        let are_hosted = blockers.states.iter().all(|group| self.hosted.contains_key(group));
+        if blockers.entries.is_empty() && are_hosted && self.wal.take_relog(blockers.file) {
             for group in blockers.states {
                 self.log_state_again(group);
             }
@@ -207,12 +222,12 @@ impl Shard {
                 Machine::Partition(host) => host.partition.checkpoint().1,
                 Machine::Metadata(_) => {
                     self.checkpoint_metadata(true);
-                    return self.wal.push(Unit { group, number: None, records, must_sync: true });
+                    return self.wal.push(Unit::of_shard(group, records, true));
                 }
             };
             records.push(Record::Checkpoint { group, index: compacted, term, state });
         }
-        self.wal.push(Unit { group, number: None, records, must_sync: true });
+        self.wal.push(Unit::of_shard(group, records, true));
     }
 }
 

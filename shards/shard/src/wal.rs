@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use log::wal::{Blockers, FileLedger, FlushBuilder, Record, RecordNote, Recovered};
 use metrics::{Gauge, Histogram};
 use types::limits::{WAL_FILE_BYTES, WAL_FILES_MAX, WAL_FLUSH_BYTES_MAX};
-use types::{GroupId, LogIndex, Now};
+use types::{GroupId, LogIndex, Now, Offset, ShardId};
 
 use crate::event::{DiskError, Effect};
 
@@ -27,6 +27,15 @@ pub(crate) struct Unit {
     pub records: Vec<Record>,
     /// Whether a flush is started for it, or it may wait for the next one.
     pub must_sync: bool,
+    /// Segments of the group below this offset may go once the records are durable.
+    pub deletable_below: Option<Offset>,
+}
+
+impl Unit {
+    /// Records that are no Raft group's work.
+    pub(crate) fn of_shard(group: GroupId, records: Vec<Record>, must_sync: bool) -> Unit {
+        Unit { group, number: None, records, must_sync, deletable_below: None }
+    }
 }
 
 /// What is left of a unit while it is written, and is told once it is durable.
@@ -36,6 +45,7 @@ pub(crate) struct DurableUnit {
     pub number: Option<u64>,
     /// The last entry in it.
     pub last_entry: Option<LogIndex>,
+    pub deletable_below: Option<Offset>,
 }
 
 struct InFlight {
@@ -43,7 +53,6 @@ struct InFlight {
     file: u64,
     notes: Vec<RecordNote>,
     units: Vec<DurableUnit>,
-    started_us: u64,
 }
 
 /// The WAL of one shard.
@@ -59,6 +68,8 @@ pub(crate) struct Wal {
     next_flush: u64,
     waiting: VecDeque<Unit>,
     waiting_bytes: u64,
+    /// Bytes that were proposed and are not among the waiting ones yet.
+    undriven_bytes: u64,
     in_flight: Option<InFlight>,
     no_space_until_us: Option<u64>,
     /// The oldest file whose states were logged again, so that this happens once.
@@ -72,14 +83,12 @@ enum Preparing {
 }
 
 struct WalMetrics {
-    flush_duration: Histogram,
-    flush_bytes: Histogram,
     flush_units: Histogram,
     files: Gauge,
 }
 
 impl Wal {
-    pub(crate) fn new(recovered: &mut Recovered) -> Wal {
+    pub(crate) fn new(shard: ShardId, recovered: &mut Recovered) -> Wal {
         let used = recovered.files.iter().filter(|file| file.used_bytes > 0);
         let current = used.max_by_key(|file| file.sequence).map(|file| (file.sequence, file.used_bytes));
         let spare = recovered.files.iter().filter(|file| file.used_bytes == 0).map(|file| file.sequence);
@@ -92,14 +101,13 @@ impl Wal {
             ledger: std::mem::take(&mut recovered.ledger),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            undriven_bytes: 0,
             in_flight: None,
             no_space_until_us: None,
             relogged: None,
             metrics: WalMetrics {
-                flush_duration: metrics::histogram!("chronik_wal_flush_duration_seconds"),
-                flush_bytes: metrics::histogram!("chronik_wal_flush_bytes"),
-                flush_units: metrics::histogram!("chronik_wal_flush_units"),
-                files: metrics::gauge!("chronik_wal_files"),
+                flush_units: metrics::histogram!("chronik_wal_flush_units", "shard" => shard.to_string()),
+                files: metrics::gauge!("chronik_wal_files", "shard" => shard.to_string()),
             },
         }
     }
@@ -117,7 +125,17 @@ impl Wal {
         // What is left at the end of each file when a flush does not fit is lost, so count flushes and not bytes.
         let usable = WAL_FILE_BYTES - WAL_FLUSH_BYTES_MAX as u64;
         let room = in_current.saturating_sub(WAL_FLUSH_BYTES_MAX as u64) + usable * self.spare.len() as u64;
-        self.waiting_bytes + bytes as u64 + RESERVED_BYTES <= room
+        self.waiting_bytes + self.undriven_bytes + bytes as u64 + RESERVED_BYTES <= room
+    }
+
+    /// So many bytes were proposed to a group.
+    pub(crate) fn on_proposed(&mut self, bytes: usize) {
+        self.undriven_bytes += bytes as u64;
+    }
+
+    /// So many bytes that were proposed to a group have been pushed, or went with the group.
+    pub(crate) fn on_driven(&mut self, bytes: usize) {
+        self.undriven_bytes -= bytes as u64;
     }
 
     /// Whether the file system had no room for another file.
@@ -171,7 +189,7 @@ impl Wal {
     }
 
     /// Starts a flush if none is under way and something waits that must be durable.
-    pub(crate) fn flush(&mut self, now: Now, effects: &mut Vec<Effect>) {
+    pub(crate) fn flush(&mut self, effects: &mut Vec<Effect>) {
         self.prepare_file(effects);
         if self.in_flight.is_some() || !self.waiting.iter().any(|unit| unit.must_sync) {
             return;
@@ -191,11 +209,10 @@ impl Wal {
         let units = self.gather(&mut builder, WAL_FILE_BYTES - position);
         let flush = builder.finish();
         let notes = flush.notes.clone();
-        self.metrics.flush_bytes.record(flush.bytes as f64);
         self.metrics.flush_units.record(units.len() as f64);
         self.current = Some((file, position + flush.bytes as u64));
         let number = self.next_flush;
-        self.in_flight = Some(InFlight { number, file, notes, units, started_us: now.mono_us });
+        self.in_flight = Some(InFlight { number, file, notes, units });
         effects.push(Effect::WriteWal { number, file, position, flush });
         self.next_flush += 1;
         self.prepare_file(effects);
@@ -216,16 +233,17 @@ impl Wal {
             if would_be > room || (!units.is_empty() && would_be > WAL_FLUSH_BYTES_MAX as u64) {
                 break;
             }
-            let unit = self.waiting.pop_front().expect("it was just seen");
+            let mut unit = self.waiting.pop_front().expect("it was just seen");
             self.waiting_bytes -= bytes;
             let mut last_entry = None;
-            for record in unit.records {
+            for record in std::mem::take(&mut unit.records) {
                 if let Record::Entry { index, .. } = &record {
                     last_entry = Some(*index);
                 }
                 builder.push(record);
             }
-            units.push(DurableUnit { group: unit.group, number: unit.number, last_entry });
+            let Unit { group, number, deletable_below, .. } = unit;
+            units.push(DurableUnit { group, number, last_entry, deletable_below });
         }
         assert!(!units.is_empty(), "the file has room for the first unit");
         units
@@ -287,10 +305,9 @@ impl Wal {
     }
 
     /// A flush is durable.
-    pub(crate) fn on_flushed(&mut self, now: Now, number: u64) -> Vec<DurableUnit> {
+    pub(crate) fn on_flushed(&mut self, number: u64) -> Vec<DurableUnit> {
         let flushed = self.in_flight.take().expect("a flush is under way");
         assert!(flushed.number == number, "flushes become durable in their order");
-        self.metrics.flush_duration.record(now.mono_us.saturating_sub(flushed.started_us) as f64 / 1e6);
         // Only now is what these records supersede no longer needed.
         self.ledger.on_flush(flushed.file, &flushed.notes);
         flushed.units

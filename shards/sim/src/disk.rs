@@ -166,6 +166,10 @@ impl Disk {
                 data.iter().for_each(|part| files.log.extend_from_slice(part));
                 files.offsets.append(offsets);
                 files.times.append(times);
+                if data.is_empty() {
+                    files.offsets.stable = files.offsets.content.len();
+                    files.times.stable = files.times.content.len();
+                }
                 Ok(DiskAnswer::Done)
             }
             DiskRequest::RemoveSegments { group, segments } => {

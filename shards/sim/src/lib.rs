@@ -16,6 +16,7 @@ pub mod world;
 use clients::admin::Admin;
 use clients::auditor::Auditor;
 use clients::consumer::Consumer;
+use clients::member::Member;
 use clients::producer::{Producer, ProducerOptions};
 use plan::Plan;
 use random::Random;
@@ -84,5 +85,10 @@ fn add_clients(world: &mut World, plan: &Plan, random: &mut Random) {
     }
     for number in 0..random.below(3) as usize {
         world.add_client(Box::new(Consumer::new(number)));
+    }
+    for group in 0..random.below(3) {
+        for number in 0..random.between(1, 3) as usize {
+            world.add_client(Box::new(Member::new(number, format!("group-{group}"), random.percent(50))));
+        }
     }
 }

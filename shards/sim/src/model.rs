@@ -95,13 +95,19 @@ pub struct Floor {
     pub start: i64,
 }
 
-/// What is known of one group's offset of one partition.
-#[derive(Debug, Default)]
+/// What is known of one group's offset of one partition; -1 while there is none.
+#[derive(Debug)]
 pub struct Committed {
     /// The last one that was acknowledged.
     pub acknowledged: i64,
     /// The last one that was sent.
     pub sent: i64,
+}
+
+impl Default for Committed {
+    fn default() -> Committed {
+        Committed { acknowledged: -1, sent: -1 }
+    }
 }
 
 /// All of it.
@@ -111,6 +117,8 @@ pub struct Model {
     pub topics: Vec<TopicModel>,
     /// By consumer group, topic and partition.
     pub committed: BTreeMap<(String, TopicRef, i32), Committed>,
+    /// The newest generation that a member of a consumer group has heard of.
+    pub generations: BTreeMap<String, i32>,
     next_uid: u64,
     /// How many records were acknowledged.
     pub acknowledged_records: u64,

@@ -158,6 +158,28 @@ fn damage_refuses_to_start_and_deletes_nothing() {
     assert_eq!(recover(dir.path()).groups[&GROUP].entries.len(), 2);
 }
 
+#[test]
+fn a_shortened_wal_file_is_refused() {
+    let dir = temporary();
+    run_script(dir.path(), || {
+        vec![
+            vec![Effect::CreateWalFile { file: 1 }],
+            vec![write_wal(1, 0, 1, vec![hard_state(), entry(1, 9)])],
+        ]
+    });
+    let path = dir.path().join("wal/shard-0/0000000000000001.wal");
+    for length in [0, BLOCK_BYTES as u64, WAL_FILE_BYTES - 1, WAL_FILE_BYTES + 1] {
+        fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(length)).expect("cut");
+        match Node::start(options(dir.path(), 1), echo_core) {
+            Err(StartError::Layout { path: named, why }) => {
+                assert_eq!(named, path);
+                assert!(why.contains(&length.to_string()), "{why}");
+            }
+            other => panic!("{length} bytes: {other:?}"),
+        }
+    }
+}
+
 fn disk(token: u64, request: DiskRequest) -> Effect {
     Effect::Disk { token: DiskToken(token), request }
 }

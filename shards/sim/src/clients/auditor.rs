@@ -209,8 +209,8 @@ fn check_look(context: &mut Context<'_>, task: &Task, found: (i64, i64)) {
         }
         timestamp_ms => known.scan(start, end, timestamp_ms).unwrap_or((-1, -1)),
     };
-    // Retention may have moved the start meanwhile.
-    let is_later = has_retention && (found.1 > expected.1 || found.1 == -1);
+    // Retention may have moved the start meanwhile. Of a log that lost its first records only a bound is remembered.
+    let is_later = (has_retention && (found.1 > expected.1 || found.1 == -1)) || (timestamp_ms == MAX_TIMESTAMP && start > 0);
     assert!(
         found == expected || is_later,
         "{name}-{partition}: {task:?} finds (timestamp, offset) {found:?} and not {expected:?}"

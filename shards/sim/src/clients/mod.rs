@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod auditor;
 pub mod consumer;
+pub mod member;
 pub mod producer;
 
 use protocol::messages::ErrorCode;
