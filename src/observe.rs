@@ -41,10 +41,8 @@ const COUNT_BUCKETS: &[f64] = &[
 ///
 /// [`Error::Usage`] when the level is none.
 pub fn start_logging(level: &str, format: LogFormat) -> Result<(), Error> {
-    let filter = EnvFilter::builder().parse(level).map_err(|error| {
-        Error::Usage(format!(
-            "--log-level {level:?} is not a level such as info or info,reactor=debug: {error}"
-        ))
+    let filter = parse_level(level).ok_or_else(|| {
+        Error::Usage(format!("--log-level {level:?} is not a level such as info or info,reactor=debug"))
     })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
@@ -52,6 +50,18 @@ pub fn start_logging(level: &str, format: LogFormat) -> Result<(), Error> {
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// Reads levels with or without a module. The filter itself would take a misspelt level for a module's name.
+fn parse_level(text: &str) -> Option<EnvFilter> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |part: &str| {
+        let (module, level) = part.rsplit_once('=').unwrap_or(("chronik", part));
+        let is_name = |char: char| char.is_ascii_alphanumeric() || "_:".contains(char);
+        !module.is_empty() && module.chars().all(is_name) && LEVELS.contains(&level)
+    };
+    let is_valid = text.split(',').all(is_level);
+    is_valid.then(|| EnvFilter::builder().parse(text).ok()).flatten()
 }
 
 /// Installs the recorder for the metrics of the whole process and keeps it in order on a thread of its own.
@@ -89,6 +99,16 @@ pub fn start_metrics() -> Result<PrometheusHandle, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels() {
+        for valid in ["info", "off", "warn,reactor=debug,chronik_server::http=trace"] {
+            assert!(parse_level(valid).is_some(), "{valid}");
+        }
+        for wrong in ["", "loud", "loud=,", "info,", "=info", "reactor=loud", "a b=info"] {
+            assert!(parse_level(wrong).is_none(), "{wrong}");
+        }
+    }
 
     #[test]
     fn buckets_ascend() {

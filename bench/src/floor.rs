@@ -39,10 +39,39 @@ pub struct FloorReport {
     pub acks_all_p50_ns: u64,
     /// Round trip and durable write, the 99th percentile of each.
     pub acks_all_p99_ns: u64,
+    /// The medians of each part, one before and one after the load. Where they differ much, something else was using
+    /// the machine, and ratios to the floor mean little.
+    pub parts: Vec<FloorPart>,
     /// Copying between buffers larger than the caches.
     pub memcpy_bytes_per_second: f64,
     /// CRC-32C over such a buffer.
     pub crc32c_bytes_per_second: f64,
+}
+
+/// The medians of one part of the samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct FloorPart {
+    /// Loopback round trip.
+    pub round_trip_p50_ns: u64,
+    /// Durable write.
+    pub durable_write_p50_ns: u64,
+}
+
+impl FloorPart {
+    fn acks_all_p50_ns(&self) -> u64 {
+        self.round_trip_p50_ns + self.durable_write_p50_ns
+    }
+}
+
+impl FloorReport {
+    /// By how much the parts differ: the highest `acks=all` floor over the lowest, at least 1.
+    pub fn spread(&self) -> f64 {
+        let floors = || self.parts.iter().map(FloorPart::acks_all_p50_ns);
+        match (floors().max(), floors().min()) {
+            (Some(highest), Some(lowest)) if lowest > 0 => highest as f64 / lowest as f64,
+            _ => 1.0,
+        }
+    }
 }
 
 /// Measures the floor, in parts before and after the load.
@@ -51,6 +80,9 @@ pub struct FloorProbe {
     disk: DiskProbe,
     round_trip: RoundTripProbe,
     memory: MemorySpeed,
+    round_trip_all: Latency,
+    durable_write_all: Latency,
+    parts: Vec<FloorPart>,
 }
 
 impl FloorProbe {
@@ -63,30 +95,46 @@ impl FloorProbe {
         let disk = DiskProbe::new(directory)
             .map_err(|source| BenchError::Floor { directory: directory.to_owned(), source })?;
         let round_trip = RoundTripProbe::new(request_bytes).map_err(BenchError::Loopback)?;
-        Ok(FloorProbe { disk, round_trip, memory: MemorySpeed::measure() })
+        Ok(FloorProbe {
+            disk,
+            round_trip,
+            memory: MemorySpeed::measure(),
+            round_trip_all: Latency::new(),
+            durable_write_all: Latency::new(),
+            parts: Vec::new(),
+        })
     }
 
-    /// Adds samples of both for at most `budget` each.
+    /// Adds a part: samples of both for at most `budget` each.
     ///
     /// # Errors
     ///
     /// As [`FloorProbe::new`].
     pub fn sample(&mut self, budget: Duration) -> Result<(), BenchError> {
-        self.round_trip.sample(budget).map_err(BenchError::Loopback)?;
-        self.disk
+        let round_trip = self.round_trip.sample(budget).map_err(BenchError::Loopback)?;
+        let durable_write = self
+            .disk
             .sample(budget)
-            .map_err(|source| BenchError::Floor { directory: self.disk.path.clone(), source })
+            .map_err(|source| BenchError::Floor { directory: self.disk.path.clone(), source })?;
+        self.parts.push(FloorPart {
+            round_trip_p50_ns: round_trip.quantile_ns(0.5),
+            durable_write_p50_ns: durable_write.quantile_ns(0.5),
+        });
+        self.round_trip_all.merge(&round_trip);
+        self.durable_write_all.merge(&durable_write);
+        Ok(())
     }
 
     /// The figures; `None` before the first sample.
     pub fn report(&self) -> Option<FloorReport> {
-        let (round_trip, durable_write) = (self.round_trip.latency.summary()?, self.disk.latency.summary()?);
+        let (round_trip, durable_write) = (self.round_trip_all.summary()?, self.durable_write_all.summary()?);
         Some(FloorReport {
             request_bytes: self.round_trip.request.len(),
             round_trip,
             durable_write,
             acks_all_p50_ns: round_trip.p50_ns + durable_write.p50_ns,
             acks_all_p99_ns: round_trip.p99_ns + durable_write.p99_ns,
+            parts: self.parts.clone(),
             memcpy_bytes_per_second: self.memory.memcpy_bytes_per_second,
             crc32c_bytes_per_second: self.memory.crc32c_bytes_per_second,
         })
@@ -101,7 +149,6 @@ struct DiskProbe {
     /// One block, and as much again to align it in.
     buffer: Vec<u8>,
     block_at: usize,
-    latency: Latency,
 }
 
 impl DiskProbe {
@@ -115,7 +162,7 @@ impl DiskProbe {
         let buffer = vec![0x5a; 2 * BLOCK_BYTES];
         let block_at = buffer.as_ptr().align_offset(BLOCK_BYTES);
         assert!(block_at <= BLOCK_BYTES, "an aligned block lies in twice its size");
-        Ok(DiskProbe { path, file, buffer, block_at, latency: Latency::new() })
+        Ok(DiskProbe { path, file, buffer, block_at })
     }
 
     fn prepare(path: &Path) -> io::Result<File> {
@@ -125,19 +172,20 @@ impl DiskProbe {
         OpenOptions::new().write(true).custom_flags(libc::O_DIRECT | libc::O_DSYNC).open(path)
     }
 
-    fn sample(&mut self, budget: Duration) -> io::Result<()> {
+    fn sample(&mut self, budget: Duration) -> io::Result<Latency> {
+        let mut latency = Latency::new();
         let block = &self.buffer[self.block_at..self.block_at + BLOCK_BYTES];
         let begun = Instant::now();
         for at in 0..SAMPLES_MAX {
             let offset = (at * BLOCK_BYTES % PROBE_FILE_BYTES) as u64;
             let before = Instant::now();
             self.file.write_all_at(block, offset)?;
-            self.latency.record(before.elapsed().as_nanos() as u64);
+            latency.record(before.elapsed().as_nanos() as u64);
             if begun.elapsed() >= budget {
                 break;
             }
         }
-        Ok(())
+        Ok(latency)
     }
 }
 
@@ -153,7 +201,6 @@ struct RoundTripProbe {
     request: Vec<u8>,
     stream: Option<TcpStream>,
     echo: Option<JoinHandle<()>>,
-    latency: Latency,
 }
 
 impl RoundTripProbe {
@@ -167,15 +214,11 @@ impl RoundTripProbe {
             let mut request = vec![0; request_bytes];
             while peer.read_exact(&mut request).is_ok() && peer.write_all(&[1; RESPONSE_BYTES]).is_ok() {}
         });
-        Ok(RoundTripProbe {
-            request: vec![2; request_bytes],
-            stream: Some(stream),
-            echo: Some(echo),
-            latency: Latency::new(),
-        })
+        Ok(RoundTripProbe { request: vec![2; request_bytes], stream: Some(stream), echo: Some(echo) })
     }
 
-    fn sample(&mut self, budget: Duration) -> io::Result<()> {
+    fn sample(&mut self, budget: Duration) -> io::Result<Latency> {
+        let mut latency = Latency::new();
         let stream = self.stream.as_mut().expect("the stream is there until the drop");
         let mut response = [0; RESPONSE_BYTES];
         let begun = Instant::now();
@@ -183,12 +226,12 @@ impl RoundTripProbe {
             let before = Instant::now();
             stream.write_all(&self.request)?;
             stream.read_exact(&mut response)?;
-            self.latency.record(before.elapsed().as_nanos() as u64);
+            latency.record(before.elapsed().as_nanos() as u64);
             if begun.elapsed() >= budget {
                 break;
             }
         }
-        Ok(())
+        Ok(latency)
     }
 }
 
@@ -249,6 +292,12 @@ mod tests {
         let report = probe.report().unwrap();
         assert_eq!(report.acks_all_p50_ns, report.round_trip.p50_ns + report.durable_write.p50_ns);
         assert_eq!(report.request_bytes, 200);
+        assert_eq!(report.parts.len(), 1);
+        assert_eq!(report.spread(), 1.0);
+        probe.sample(Duration::from_millis(5)).unwrap();
+        let both = probe.report().unwrap();
+        assert_eq!(both.parts.len(), 2);
+        assert!(both.spread() >= 1.0 && both.durable_write.count > report.durable_write.count);
         assert!(report.memcpy_bytes_per_second > 1e6 && report.crc32c_bytes_per_second > 1e6);
         let path = probe.disk.path.clone();
         assert!(path.exists());

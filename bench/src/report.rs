@@ -161,6 +161,9 @@ pub struct BrokerReport {
     pub cpu_seconds_per_gb: Option<f64>,
 }
 
+/// How much the parts of the floor may differ without a warning.
+const FLOOR_SPREAD_MAX: f64 = 1.5;
+
 /// The report for a terminal.
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
@@ -261,6 +264,18 @@ fn render_latencies(out: &mut String, report: &Report) {
             floor.crc32c_bytes_per_second / 1e9,
         );
         line(out, "floor", &figures);
+        if floor.spread() > FLOOR_SPREAD_MAX {
+            let medians: Vec<String> = floor
+                .parts
+                .iter()
+                .map(|part| {
+                    format!("{:.1}", (part.round_trip_p50_ns + part.durable_write_p50_ns) as f64 / 1e3)
+                })
+                .collect();
+            let warning =
+                format!("it was {} µs before and after: do not trust the ratio", medians.join(" and "));
+            line(out, "UNSTEADY FLOOR", &warning);
+        }
     }
     if let Some(ratios) = report.ratios {
         let figures = format!(
@@ -306,10 +321,11 @@ fn render_cost(out: &mut String, report: &Report) {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use expect_test::expect;
 
     use super::*;
+    use crate::floor::FloorPart;
 
     fn summary(scale: u64) -> Summary {
         Summary {
@@ -332,6 +348,10 @@ pub mod tests {
             durable_write: summary(2_000),
             acks_all_p50_ns: 90_000,
             acks_all_p99_ns: 270_000,
+            parts: vec![
+                FloorPart { round_trip_p50_ns: 28_000, durable_write_p50_ns: 55_000 },
+                FloorPart { round_trip_p50_ns: 32_000, durable_write_p50_ns: 950_000 },
+            ],
             memcpy_bytes_per_second: 9.5e9,
             crc32c_bytes_per_second: 7.25e9,
         };
@@ -405,6 +425,7 @@ pub mod tests {
             floor: loopback        30.0       60.0       90.0       99.0      110.0      120.0       1000
             floor: write           60.0      120.0      180.0      198.0      220.0      240.0       1000
             floor           acks=all p50 90.0 µs, p99 270.0 µs (250-byte request); memcpy 9.5 GB/s, CRC-32C 7.2 GB/s
+            UNSTEADY FLOOR  it was 83.0 and 982.0 µs before and after: do not trust the ratio
             ratio           p50 2.00 × floor, p99 2.00 × floor; from sent: p50 1.67 ×, p99 1.67 ×
             client CPU      0.25 s user + 0.75 s system = 10.0 % of a core, 100.0 µs per request
             broker CPU      1.00 s user + 2.00 s system = 30.0 % of a core, 12.50 s per GB
@@ -437,7 +458,7 @@ pub mod tests {
             : broker client cluster command errors floor load machine options ratios results started_unix_ms tool version
             /machine: cpu_model cpus kernel
             /cluster: api_versions cluster_id nodes partitions
-            /floor: acks_all_p50_ns acks_all_p99_ns crc32c_bytes_per_second durable_write memcpy_bytes_per_second request_bytes round_trip
+            /floor: acks_all_p50_ns acks_all_p99_ns crc32c_bytes_per_second durable_write memcpy_bytes_per_second parts request_bytes round_trip
             /floor/round_trip: count max_ns mean_ns min_ns p50_ns p90_ns p9999_ns p999_ns p99_ns
             /results: batch_bytes batch_bytes_per_second end_to_end latency lateness records records_per_second requests requests_per_second scheduled_records_per_second seconds service value_bytes value_bytes_per_second
             /ratios: latency_p50 latency_p99 service_p50 service_p99

@@ -34,32 +34,103 @@ fn help_lists_options_variables_and_exit_codes() {
 
 #[test]
 fn mistakes_on_the_command_line() {
-    check_refused(run(&["--kafka-prt", "1"]), 2, expect!["chronik-server: unexpected argument '--kafka-prt' found; tip: a similar argument exists: '--kafka-port'; see chronik-server --help"]);
-    check_refused(run(&["--kafka-port", "x"]), 2, expect!["chronik-server: invalid value 'x' for '--kafka-port <PORT>': invalid digit found in string; see chronik-server --help"]);
-    check_refused(run(&["topic", "create"]), 2, expect!["chronik-server: the following required arguments were not provided: <NAME>; see chronik-server --help"]);
-    check_refused(run(&["serve"]), 2, expect!["chronik-server: unrecognized subcommand 'serve'; see chronik-server --help"]);
+    check_refused(
+        run(&["--kafka-prt", "1"]),
+        2,
+        expect![
+            "chronik-server: unexpected argument '--kafka-prt' found; tip: a similar argument exists: '--kafka-port'; see chronik-server --help"
+        ],
+    );
+    check_refused(
+        run(&["--kafka-port", "x"]),
+        2,
+        expect![
+            "chronik-server: invalid value 'x' for '--kafka-port <PORT>': invalid digit found in string; see chronik-server --help"
+        ],
+    );
+    check_refused(
+        run(&["topic", "create"]),
+        2,
+        expect![
+            "chronik-server: the following required arguments were not provided: <NAME>; see chronik-server --help"
+        ],
+    );
+    check_refused(
+        run(&["serve"]),
+        2,
+        expect!["chronik-server: unrecognized subcommand 'serve'; see chronik-server --help"],
+    );
     check_refused(run(&["--shards", "0"]), 2, expect!["chronik-server: --shards must be 1 to 256"]);
-    check_refused(run(&["--cpus", "5-2"]), 2, expect![[r#"chronik-server: --cpus "5-2" is not a list of cores such as 2-15 or 0,2,4-7"#]]);
-    check_refused(run(&["--log-level", "loud=,"]), 2, expect![]);
-    check_refused(run(&["--kafka-port", "65000"]), 2, expect![]);
-    check_refused(run(&["--set", "num.partitions=none"]), 2, expect![]);
-    check_refused(run(&["--set", "compression"]), 2, expect![]);
-    check_refused(run(&["consume", "t", "--group", "g", "--partition", "1"]), 2, expect![]);
-    check_refused(run(&["--bind-addr", "192.0.2.1"]), 65, expect![]);
+    check_refused(
+        run(&["--cpus", "5-2"]),
+        2,
+        expect![[r#"chronik-server: --cpus "5-2" is not a list of cores such as 2-15 or 0,2,4-7"#]],
+    );
+    check_refused(
+        run(&["--log-level", "loud"]),
+        2,
+        expect![[r#"chronik-server: --log-level "loud" is not a level such as info or info,reactor=debug"#]],
+    );
+    check_refused(
+        run(&["--kafka-port", "65000"]),
+        2,
+        expect!["chronik-server: the Kafka port 65000 + 1000 is no port: choose one with --metrics-port"],
+    );
+    check_refused(
+        run(&["--set", "num.partitions=none"]),
+        2,
+        expect![[r#"chronik-server: configuration num.partitions: "none" is not a 32-bit integer"#]],
+    );
+    check_refused(
+        run(&["--set", "compression"]),
+        2,
+        expect![[r#"chronik-server: --set "compression" is not NAME=VALUE"#]],
+    );
+    check_refused(
+        run(&["consume", "t", "--group", "g", "--partition", "1"]),
+        2,
+        expect![
+            "chronik-server: the argument '--group <GROUP>' cannot be used with '--partition <PARTITION>'; see chronik-server --help"
+        ],
+    );
+    check_refused(
+        run(&["--bind-addr", "192.0.2.1"]),
+        65,
+        expect![
+            "chronik-server: cannot listen on 192.0.2.1:9092: Cannot assign requested address (os error 99); choose an address of this machine with --bind-addr"
+        ],
+    );
 }
 
 #[test]
 fn a_cluster_is_recognised_and_refused() {
     let cluster =
         ["raft-cluster", "--raft-addr", "0.0.0.0:9192", "--peers", "2@b:9192,3@c:9192", "--bootstrap"];
-    check_refused(run(&cluster), 80, expect!["chronik-server: clustering is not in this version: run a single broker with `chronik-server standalone` (without --peers)"]);
-    check_refused(run(&["--node-id", "2", "raft-cluster"]), 80, expect!["chronik-server: clustering is not in this version: run a single broker with `chronik-server standalone` (without --peers)"]);
+    check_refused(
+        run(&cluster),
+        80,
+        expect![
+            "chronik-server: clustering is not in this version: run a single broker with `chronik-server standalone` (without --peers)"
+        ],
+    );
+    check_refused(
+        run(&["--node-id", "2", "raft-cluster"]),
+        80,
+        expect![
+            "chronik-server: clustering is not in this version: run a single broker with `chronik-server standalone` (without --peers)"
+        ],
+    );
 
-    let refusal = || expect!["chronik-server: standalone is a single broker and takes no --peers: use `chronik-server raft-cluster` for several""chronik-server: standalone is a single broker and takes no --peers: use `chronik-server raft-cluster` for several""chronik-server: standalone is a single broker and takes no --peers: use `chronik-server raft-cluster` for several""chronik-server: standalone is a single broker and takes no --peers: use `chronik-server raft-cluster` for several"];
+    let refusal = || {
+        expect![
+            "chronik-server: standalone is a single broker and takes no --peers: use `chronik-server raft-cluster` for several"
+        ]
+    };
     check_refused(run(&["--peers", "2@b:9192"]), 2, refusal());
     check_refused(run(&["standalone", "--peers", "2@b:9192"]), 2, refusal());
     check_refused(finish(command(&["standalone"]).env("CHRONIK_PEERS", "2@b:9192"), ""), 2, refusal());
-    let file = folder("peers").join("chronik.toml");
+    let folder_of_file = folder("peers");
+    let file = folder_of_file.join("chronik.toml");
     std::fs::write(&file, "peers = ['2@b:9192']").expect("written");
     check_refused(finish(command(&["standalone", "--config"]).arg(&file), ""), 2, refusal());
 }
@@ -67,7 +138,8 @@ fn a_cluster_is_recognised_and_refused() {
 /// The port shows in the error of a client that finds nobody there.
 #[test]
 fn the_command_line_beats_the_environment_beats_the_file() {
-    let file = folder("precedence").join("chronik.toml");
+    let folder_of_file = folder("precedence");
+    let file = folder_of_file.join("chronik.toml");
     std::fs::write(&file, "kafka-port = 3").expect("written");
     let port = |argument: Option<&str>, variable: Option<&str>, with_file: bool| {
         let mut command = command(&["topic", "list"]);
@@ -95,14 +167,35 @@ fn mistakes_in_the_file() {
     let folder = folder("file");
     let check = |text: &str, expected: Expect| {
         std::fs::write(folder.join("c.toml"), text).expect("written");
-        check_refused(finish(command(&["--config", "c.toml"]).current_dir(&folder), ""), 2, expected);
+        check_refused(finish(command(&["--config", "c.toml"]).current_dir(&*folder), ""), 2, expected);
     };
-    check("[settings]\nretention.ms = 1", expect!["chronik-server: setting retention.ms is a topic's: its default for all topics is log.retention.ms"]);
+    check(
+        "[settings]\nretention.ms = 1",
+        expect![
+            "chronik-server: setting retention.ms is a topic's: its default for all topics is log.retention.ms"
+        ],
+    );
     check("node-id = -1", expect!["chronik-server: --node-id -1 is below 0"]);
-    check("\nports = [1]", expect!["chronik-server: the configuration file c.toml is wrong: line 2: unknown field `ports`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `settings`"]);
-    check("[broker]\nkafka-port = 1", expect!["chronik-server: the configuration file c.toml is wrong: line 1: unknown field `broker`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `settings`"]);
-    let missing = finish(command(&["--config", "none.toml"]).current_dir(&folder), "");
-    check_refused(missing, 2, expect!["chronik-server: cannot read the configuration file none.toml: No such file or directory (os error 2)"]);
+    check(
+        "\nports = [1]",
+        expect![
+            "chronik-server: the configuration file c.toml is wrong: line 2: unknown field `ports`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `settings`"
+        ],
+    );
+    check(
+        "[broker]\nkafka-port = 1",
+        expect![
+            "chronik-server: the configuration file c.toml is wrong: line 1: unknown field `broker`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `settings`"
+        ],
+    );
+    let missing = finish(command(&["--config", "none.toml"]).current_dir(&*folder), "");
+    check_refused(
+        missing,
+        2,
+        expect![
+            "chronik-server: cannot read the configuration file none.toml: No such file or directory (os error 2)"
+        ],
+    );
 }
 
 #[test]
@@ -113,7 +206,13 @@ fn settings_of_the_environment_are_checked() {
 
 #[test]
 fn client_commands_need_a_broker() {
-    check_refused(run(&["produce", "t", "--bootstrap-server", "127.0.0.1:1"]), 1, expect!["chronik-server: cannot reach a broker at 127.0.0.1:1: Connection refused (os error 111); is it running, and is --bootstrap-server right?"]);
+    check_refused(
+        run(&["produce", "t", "--bootstrap-server", "127.0.0.1:1"]),
+        1,
+        expect![
+            "chronik-server: cannot reach a broker at 127.0.0.1:1: Connection refused (os error 111); is it running, and is --bootstrap-server right?"
+        ],
+    );
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
     let answering = std::thread::spawn(move || {
@@ -133,8 +232,16 @@ fn client_commands_need_a_broker() {
 fn what_cannot_be_dumped_is_named() {
     let folder = folder("dump");
     std::fs::write(folder.join("notes.txt"), "x").expect("written");
-    let dump = |path: &str| finish(command(&["dump-log", path]).current_dir(&folder), "");
-    check_refused(dump("notes.txt"), 1, expect!["chronik-server: notes.txt is neither a WAL file (.wal) nor a segment (.log)"]);
+    let dump = |path: &str| finish(command(&["dump-log", path]).current_dir(&*folder), "");
+    check_refused(
+        dump("notes.txt"),
+        1,
+        expect!["chronik-server: notes.txt is neither a WAL file (.wal) nor a segment (.log)"],
+    );
     check_refused(dump("."), 1, expect!["chronik-server: there is no WAL file and no segment in ."]);
-    check_refused(dump("missing"), 1, expect!["chronik-server: cannot read missing: No such file or directory (os error 2)"]);
+    check_refused(
+        dump("missing"),
+        1,
+        expect!["chronik-server: cannot read missing: No such file or directory (os error 2)"],
+    );
 }

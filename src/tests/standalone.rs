@@ -28,24 +28,24 @@ fn taken_ports_are_named_with_their_options() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
     let port = taken.local_addr().expect("bound").port().to_string();
-    check(refused(&folder, &["--kafka-port", &port]), 2, &["--kafka-port"]);
     let mut kafka =
         support::command(&["--bind-addr", "127.0.0.1", "--kafka-port", &port, "--metrics-port", "0"]);
-    check(finish(kafka.arg("--data-dir").arg(&folder), ""), 64, &[&address, "in use", "--kafka-port"]);
+    check(finish(kafka.arg("--data-dir").arg(&*folder), ""), 64, &[&address, "in use", "--kafka-port"]);
     let mut metrics =
         support::command(&["--bind-addr", "127.0.0.1", "--kafka-port", "0", "--metrics-port", &port]);
-    check(finish(metrics.arg("--data-dir").arg(&folder), ""), 64, &[&address, "in use", "--metrics-port"]);
+    check(finish(metrics.arg("--data-dir").arg(&*folder), ""), 64, &[&address, "in use", "--metrics-port"]);
 }
 
 #[test]
 fn a_data_directory_has_one_process_and_one_node() {
     let data = folder("owner");
+    let elsewhere = folder("owner-2");
     let broker = Broker::start(&data, &["--node-id", "7"]);
     check(refused(&data, &["--node-id", "7"]), 66, &["in use by process", "another data directory"]);
     let another = support::command(&["--bind-addr", "127.0.0.1", "--kafka-port"])
         .arg(broker.address.rsplit(':').next().expect("a port"))
         .args(["--metrics-port", "0", "--data-dir"])
-        .arg(folder("owner-2"))
+        .arg(&*elsewhere)
         .output()
         .expect("it runs");
     assert_eq!(another.status.code(), Some(64), "two brokers must not share a port");
@@ -67,7 +67,8 @@ fn too_little_locked_memory_is_named() {
 
 #[test]
 fn a_file_in_place_of_the_data_directory_is_named() {
-    let file = folder("not-a-folder").join("data");
+    let folder = folder("not-a-folder");
+    let file = folder.join("data");
     std::fs::write(&file, "x").expect("written");
     check(refused(&file, &[]), 68, &["not-a-folder"]);
 }
@@ -90,7 +91,8 @@ fn a_damaged_wal_is_refused_and_left_alone() {
 
 #[test]
 fn it_says_how_to_use_it_and_how_it_is() {
-    let broker = Broker::start(&folder("observe"), &["--shards", "2", "--advertised-addr", "localhost"]);
+    let data = folder("observe");
+    let broker = Broker::start(&data, &["--shards", "2", "--advertised-addr", "localhost"]);
     assert!(
         broker.ready.contains(&format!("produce --bootstrap-server {} demo", broker.address)),
         "{}",
@@ -106,8 +108,7 @@ fn it_says_how_to_use_it_and_how_it_is() {
         metrics.contains("chronik_wal_flush_duration_seconds_bucket{shard=\"0\",le=\"0.0001\"}"),
         "{metrics}"
     );
-    let process_id = "SIGINT ends it too";
-    assert_eq!(broker.signal("INT").code(), Some(0), "{process_id}");
+    assert_eq!(broker.signal("INT").code(), Some(0));
 }
 
 #[test]
@@ -155,7 +156,7 @@ fn records_go_in_and_come_out() {
     assert!(gone.stderr.contains("there is no topic keyed"), "{}", gone.stderr);
 
     assert_eq!(broker.signal("TERM").code(), Some(0));
-    let dumped = finish(support::command(&["dump-log"]).arg(&data), "");
+    let dumped = finish(support::command(&["dump-log"]).arg(&*data), "");
     assert_eq!(dumped.code, Some(0), "{}", dumped.stderr);
     assert!(dumped.stdout.contains("0000000000000001.wal\nflush 1 at 0 "), "{}", dumped.stdout);
 }

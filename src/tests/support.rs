@@ -17,7 +17,8 @@ pub struct Outcome {
 /// A command without the variables of whoever runs the tests.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
-    command.args(arguments);
+    // Whatever starts by mistake keeps its files out of the sources.
+    command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CHRONIK_") {
             command.env_remove(name);
@@ -43,16 +44,35 @@ pub fn finish(command: &mut Command, input: &str) -> Outcome {
 }
 
 /// Runs a command to its end.
+#[allow(dead_code, reason = "each test binary uses its part of this module")]
 pub fn run(arguments: &[&str]) -> Outcome {
     finish(&mut command(arguments), "")
 }
 
-/// An empty folder of this test's own.
-pub fn folder(name: &str) -> PathBuf {
+/// An empty folder of one test, removed when dropped.
+pub struct Folder(PathBuf);
+
+/// Makes a folder.
+pub fn folder(name: &str) -> Folder {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&path);
     std::fs::create_dir_all(&path).expect("a folder for tests");
-    path
+    Folder(path)
+}
+
+impl std::ops::Deref for Folder {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A folder that stays behind is no reason to fail a test.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A running broker on free ports. Killed when dropped.

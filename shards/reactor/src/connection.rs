@@ -40,9 +40,16 @@ const SEND_PARTS_MAX: usize = 64;
 /// How long a listener rests when the process is out of descriptors or memory.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
-/// Bytes of incomplete requests, over all connections, from which on only one connection at a time receives.
-/// Beyond it there are at most the one request that is being completed and what one receive adds.
+/// Bytes of incomplete requests, over all connections, from which on only one connection at a time receives for a
+/// large one. Beyond it there are at most that request, small ones, and what one receive adds.
 const FRAME_BYTES_MAX: usize = REQUEST_BYTES_IN_FLIGHT_PER_SHARD_MAX;
+
+/// Bytes of small incomplete requests that are received even then, so that clients that hold all memory with large
+/// requests keep only each other waiting.
+const SMALL_FRAMES_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// How long a client may leave a request half sent while others wait for the memory.
+const STALL_US_MAX: u64 = 5_000_000;
 
 /// How long the one connection that receives beyond [`FRAME_BYTES_MAX`] may take for its request.
 const OVERDRAFT_US_MAX: u64 = 30_000_000;
@@ -60,9 +67,13 @@ pub(crate) struct Connections {
     /// Connections with something to send or to be closed since the last step.
     dirty: RefCell<Vec<Rc<Connection>>>,
     frame_bytes: Cell<usize>,
+    /// The part of `frame_bytes` that belongs to small requests.
+    small_frame_bytes: Cell<usize>,
     /// The connection that completes its request beyond the bound, and its deadline.
     overdraft: RefCell<Option<(Rc<Connection>, u64)>>,
     waiting_for_memory: RefCell<Vec<Rc<Connection>>>,
+    /// When stalled requests are looked for next; set while connections wait for memory.
+    stalls_us: Cell<Option<u64>>,
     sweep_us: Cell<Option<u64>>,
     tasks: Cell<usize>,
     task_ended: Notify,
@@ -86,6 +97,10 @@ struct Connection {
     stash: RefCell<Vec<u8>>,
     /// What this connection contributes to [`Connections::frame_bytes`].
     frame_bytes: Cell<usize>,
+    /// What this connection contributes to [`Connections::small_frame_bytes`].
+    small_frame_bytes: Cell<usize>,
+    /// When it last received anything.
+    received_us: Cell<u64>,
     outgoing: RefCell<VecDeque<Bytes>>,
     /// When it last completed a request or took part of a response.
     active_us: Cell<u64>,
@@ -117,8 +132,10 @@ impl Connections {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
             dirty: RefCell::default(),
             frame_bytes: Cell::new(0),
+            small_frame_bytes: Cell::new(0),
             overdraft: RefCell::default(),
             waiting_for_memory: RefCell::default(),
+            stalls_us: Cell::new(None),
             sweep_us: Cell::new(None),
             tasks: Cell::new(0),
             task_ended: Notify::default(),
@@ -142,7 +159,7 @@ impl Connections {
     /// When [`Driver::on_connections_deadline`] is to be called.
     fn deadline_us(&self) -> Option<u64> {
         let overdraft_us = self.overdraft.borrow().as_ref().map(|(_, deadline_us)| *deadline_us);
-        [self.sweep_us.get(), overdraft_us].into_iter().flatten().min()
+        [self.sweep_us.get(), self.stalls_us.get(), overdraft_us].into_iter().flatten().min()
     }
 }
 
@@ -257,6 +274,8 @@ impl<C: ShardCore> Driver<C> {
             assembler: RefCell::new(FrameAssembler::new(self.connections.request_bytes_max)),
             stash: RefCell::default(),
             frame_bytes: Cell::new(0),
+            small_frame_bytes: Cell::new(0),
+            received_us: Cell::new(self.clock.mono_us()),
             outgoing: RefCell::default(),
             active_us: Cell::new(self.clock.mono_us()),
             wake: Notify::default(),
@@ -351,6 +370,7 @@ impl<C: ShardCore> Driver<C> {
             while connection.takes_requests() && budget > 0 && self.has_memory_for(connection) {
                 match self.receive_once(connection, budget) {
                     Ok(Received::Bytes { count, is_drained }) => {
+                        connection.received_us.set(self.clock.mono_us());
                         // What came through the common buffer may be more.
                         budget = budget.saturating_sub(count);
                         if is_drained {
@@ -443,6 +463,10 @@ impl<C: ShardCore> Driver<C> {
         if connections.frame_bytes.get() < FRAME_BYTES_MAX || connections.holds_overdraft(connection) {
             return true;
         }
+        let is_small = !connection.assembler.borrow().is_inside_large_frame();
+        if is_small && connections.small_frame_bytes.get() < SMALL_FRAMES_BYTES_MAX {
+            return true;
+        }
         if connections.overdraft.borrow().is_none() && connection.assembler.borrow().is_inside_frame() {
             // Somebody must come to an end, or all would wait for each other.
             let deadline_us = self.clock.mono_us() + OVERDRAFT_US_MAX;
@@ -452,6 +476,7 @@ impl<C: ShardCore> Driver<C> {
         }
         if !connection.waits_for_memory.replace(true) {
             connections.waiting_for_memory.borrow_mut().push(Rc::clone(connection));
+            self.ensure_stall_check();
         }
         false
     }
@@ -465,13 +490,21 @@ impl<C: ShardCore> Driver<C> {
 
     /// Brings the shard's sum up to date with what the connection holds.
     fn recount(&self, connection: &Connection) {
-        let holds = connection.assembler.borrow().allocated_bytes() + connection.stash.borrow().capacity();
+        let connections = &self.connections;
+        let assembler = connection.assembler.borrow();
+        let holds = assembler.allocated_bytes() + connection.stash.borrow().capacity();
+        let small = if assembler.is_inside_large_frame() { 0 } else { holds };
+        let small_held = connection.small_frame_bytes.replace(small);
+        let small_before = connections.small_frame_bytes.get();
+        let small_sum = small_before + small - small_held;
+        connections.small_frame_bytes.set(small_sum);
+        let is_small_room_new = small_before >= SMALL_FRAMES_BYTES_MAX && small_sum < SMALL_FRAMES_BYTES_MAX;
         let held = connection.frame_bytes.replace(holds);
         if held != holds {
-            let sum = self.connections.frame_bytes.get() + holds - held;
-            self.connections.frame_bytes.set(sum);
+            let sum = connections.frame_bytes.get() + holds - held;
+            connections.frame_bytes.set(sum);
             self.metrics.frame_bytes.set(sum as f64);
-            if sum < FRAME_BYTES_MAX {
+            if sum < FRAME_BYTES_MAX || is_small_room_new {
                 self.wake_waiting_for_memory();
             }
         }
@@ -481,6 +514,37 @@ impl<C: ShardCore> Driver<C> {
         for connection in self.connections.waiting_for_memory.take() {
             connection.waits_for_memory.set(false);
             connection.wake.notify();
+        }
+    }
+
+    fn ensure_stall_check(&self) {
+        if self.connections.stalls_us.get().is_none() {
+            self.connections.stalls_us.set(Some(self.clock.mono_us() + STALL_US_MAX));
+            self.deadlines.set_connections(self.connections.deadline_us());
+        }
+    }
+
+    /// Closes connections that hold a part of a request and send no more of it, though they may, while others wait for
+    /// the memory.
+    fn close_stalled(&self, now_us: u64) {
+        let connections = &self.connections;
+        if connections.waiting_for_memory.borrow().is_empty() {
+            return;
+        }
+        let stalled_since_us = now_us.saturating_sub(STALL_US_MAX);
+        let is_stalled = |connection: &&Rc<Connection>| {
+            connection.received_us.get() <= stalled_since_us
+                && connection.takes_requests()
+                && !connection.waits_for_memory.get()
+                && connection.assembler.borrow().is_inside_frame()
+        };
+        let stalled: Vec<_> = connections.open.borrow().values().filter(is_stalled).cloned().collect();
+        for connection in stalled {
+            self.log_close(&connection, "its request is half sent while memory for requests is short");
+            self.disconnect(&connection, CloseReason::Memory);
+        }
+        if !connections.waiting_for_memory.borrow().is_empty() {
+            self.ensure_stall_check();
         }
     }
 
@@ -501,6 +565,10 @@ impl<C: ShardCore> Driver<C> {
         {
             self.log_close(&connection, "its request takes too long while memory for requests is short");
             self.disconnect(&connection, CloseReason::Memory);
+        }
+        if self.connections.stalls_us.get().is_some_and(|stalls_us| stalls_us <= now_us) {
+            self.connections.stalls_us.set(None);
+            self.close_stalled(now_us);
         }
         if self.connections.sweep_us.get().is_some_and(|sweep_us| sweep_us <= now_us) {
             self.connections.sweep_us.set(None);

@@ -50,6 +50,11 @@ impl FrameAssembler {
         self.length_bytes > 0
     }
 
+    /// Whether the begun frame will take more than its first allocation.
+    pub(crate) fn is_inside_large_frame(&self) -> bool {
+        self.length_bytes == LENGTH_BYTES && self.declared > FRAME_FIRST_BYTES
+    }
+
     /// Takes bytes from the front of `input` until a frame is complete or `input` is empty.
     pub(crate) fn take(&mut self, input: &mut &[u8]) -> Result<Option<BytesMut>, LengthError> {
         if self.length_bytes < LENGTH_BYTES && !self.take_length(input)? {

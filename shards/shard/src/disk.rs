@@ -9,7 +9,7 @@ use log::wal::Record;
 use metadata::TopicConfig;
 use partition::{FlushPlan, IndexRestore, NextFlush, Position};
 use protocol::messages::ErrorCode;
-use types::limits::{SEGMENT_CHUNK_BYTES, TAIL_CACHE_BYTES_MAX};
+use types::limits::{SEGMENT_CHUNK_BYTES, SEGMENT_WRITE_BYTES_MAX, TAIL_CACHE_BYTES_MAX};
 use types::{GroupId, Now, Offset};
 
 use crate::event::{DiskAnswer, DiskError, DiskRequest, DiskToken, Effect, FatalReason};
@@ -242,7 +242,8 @@ impl Shard {
                 continue;
             }
             let roll = roll_config(&host.topic.config);
-            match host.partition.plan_flush(&roll, SEGMENT_CHUNK_BYTES, now.wall_ms) {
+            let bytes = host.partition.unflushed_bytes().clamp(SEGMENT_CHUNK_BYTES, SEGMENT_WRITE_BYTES_MAX);
+            match host.partition.plan_flush(&roll, bytes, now.wall_ms) {
                 None => {}
                 Some(NextFlush::RestoreIndex) => self.restore_index(group),
                 Some(NextFlush::Write(plan)) => {

@@ -18,7 +18,7 @@ use clients::auditor::Auditor;
 use clients::consumer::Consumer;
 use clients::member::Member;
 use clients::producer::{Producer, ProducerOptions};
-use plan::Plan;
+use plan::{Load, Plan};
 use random::Random;
 use trace::Trace;
 use world::World;
@@ -59,28 +59,29 @@ fn audit(world: &mut World) {
 
 fn add_clients(world: &mut World, plan: &Plan, random: &mut Random) {
     let topics_max = random.between(1, 3) as usize;
-    let tasks = random.between(3, 40);
-    world.add_client(Box::new(Admin::new(plan.is_heavy, topics_max, tasks, random.between(10_000, 400_000))));
-    for number in 0..random.between(1, 4) as usize {
+    let tasks = random.between(3, 80);
+    world.add_client(Box::new(Admin::new(plan.load != Load::Light, topics_max, tasks, random.between(10_000, 400_000))));
+    for number in 0..random.between(1, 5) as usize {
         let is_idempotent = random.percent(60);
         let acks = match random.below(10) {
             0 if !is_idempotent => 0,
             1..4 if !is_idempotent => 1,
             _ => -1,
         };
-        let (value_bytes_max, records_max) = match plan.is_heavy {
-            true => (900_000, 4),
-            false => ([20, 500, 20_000][random.index(3)], random.between(1, 20)),
+        let (value_bytes_max, records_max, batches_left) = match plan.load {
+            Load::Light => ([20, 500, 20_000][random.index(3)], random.between(1, 20), random.between(10, 800)),
+            Load::Heavy => (900_000, 4, 120),
+            Load::Flood => (2_000_000, 3, 150),
         };
         world.add_client(Box::new(Producer::new(ProducerOptions {
             number,
             is_idempotent,
             acks,
             window: [1, 2, 5][random.index(3)],
-            batches_left: if plan.is_heavy { 120 } else { random.between(10, 300) },
+            batches_left,
             value_bytes_max,
             records_max,
-            pause_us: [100, 5_000, 100_000][random.index(3)],
+            pause_us: if plan.load == Load::Flood { 100 } else { [100, 5_000, 100_000][random.index(3)] },
         })));
     }
     for number in 0..random.below(3) as usize {

@@ -66,15 +66,30 @@ pub struct Plan {
     pub faults: Vec<(u64, Fault)>,
     /// When faults end.
     pub duration_us: u64,
-    /// Whether records are so large that WAL files and segments fill up.
-    pub is_heavy: bool,
+    /// How much is written.
+    pub load: Load,
+}
+
+/// How much a history writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// A few megabytes: nothing fills up.
+    Light,
+    /// Segments fill up.
+    Heavy,
+    /// All WAL files fill up.
+    Flood,
 }
 
 impl Plan {
     /// The plan of a seed.
     pub fn new(seed: u64) -> Plan {
         let mut random = Random::new(seed ^ 0x5117);
-        let is_heavy = random.percent(12);
+        let load = match random.below(100) {
+            0..3 => Load::Flood,
+            3..15 => Load::Heavy,
+            _ => Load::Light,
+        };
         let duration_us = random.between(1_000_000, 12_000_000);
         let scale = [1, 1, 4, 20][random.index(4)];
         let delays = Delays {
@@ -82,10 +97,10 @@ impl Plan {
             ring_us: 30 * scale,
             wal_us: 200 * scale,
             wal_file_us: 20_000,
-            disk_us: 500 * scale,
+            disk_us: if load == Load::Flood { 100_000 } else { 500 * scale },
             network_us: 200 * scale,
         };
-        let layout = random_layout(&mut random, is_heavy);
+        let layout = random_layout(&mut random, load);
         let mut plan = Plan {
             seed,
             node: NodeOptions {
@@ -98,7 +113,7 @@ impl Plan {
             delays,
             faults: Vec::new(),
             duration_us,
-            is_heavy,
+            load,
         };
         plan.faults = faults(&mut random, duration_us);
         plan
@@ -107,14 +122,18 @@ impl Plan {
     /// The shards at another start.
     pub fn layout_of(&self, random: &mut Random) -> ShardLayout {
         match self.has_layout_changes && random.percent(50) {
-            true => random_layout(random, self.is_heavy),
+            true => random_layout(random, self.load),
             false => self.layout,
         }
     }
 }
 
-fn random_layout(random: &mut Random, is_heavy: bool) -> ShardLayout {
-    let shards_max = if is_heavy { 2 } else { 4 };
+fn random_layout(random: &mut Random, load: Load) -> ShardLayout {
+    let shards_max = match load {
+        Load::Light => 4,
+        Load::Heavy => 2,
+        Load::Flood => 1,
+    };
     let data_shards = u16::try_from(random.between(1, shards_max)).expect("it is small");
     ShardLayout::new(data_shards, random.percent(50))
 }
@@ -127,7 +146,7 @@ fn faults(random: &mut Random, duration_us: u64) -> Vec<(u64, Fault)> {
             faults.push((at_us, fault(random)));
         }
     };
-    let crashes = random.below(6);
+    let crashes = random.below(10);
     add(random, crashes, &|random| Fault::Crash { down_us: random.between(100, 300_000) });
     let shutdowns = random.below(3);
     add(random, shutdowns, &|random| Fault::Shutdown { down_us: random.between(100, 100_000) });

@@ -19,6 +19,10 @@ pub const WAL_FLUSH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Committed bytes of one partition that wait in memory and WAL before they are written to its segment.
 pub const SEGMENT_CHUNK_BYTES: usize = 1024 * 1024;
 
+/// The largest write to a segment: what a busy partition gathered while its last write was under way goes in one, so
+/// that it keeps up with the WAL.
+pub const SEGMENT_WRITE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Batches kept in memory for readers near the end of the log, per shard, after they are in a segment.
 pub const TAIL_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -70,3 +74,4 @@ const _: () = assert!(DISK_REQUEST_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(WAL_FILE_BYTES.is_multiple_of(DISK_REQUEST_BYTES_MAX as u64));
 const _: () = assert!(WAL_FILE_BYTES >= 2 * WAL_FLUSH_BYTES_MAX as u64);
 const _: () = assert!(WAL_FLUSH_BYTES_MAX >= SEGMENT_CHUNK_BYTES);
+const _: () = assert!(SEGMENT_WRITE_BYTES_MAX >= SEGMENT_CHUNK_BYTES);

@@ -236,3 +236,39 @@ fn requests_beyond_the_memory_bound_wait_and_all_complete() {
     assert_eq!(receive(&mut small), 1usize.to_be_bytes());
     assert_eq!(node.stop(), Exit::Finished);
 }
+
+#[test]
+fn unfinished_requests_beyond_the_memory_bound_do_not_hold_up_small_ones() {
+    const CLAIMED_BYTES: u32 = 100 << 20;
+    let dir = temporary();
+    let node = start(dir.path(), 1, echo_core);
+    let mut small = connect(&node);
+    let mut halves: Vec<_> = (0..2).map(|_| connect(&node)).collect();
+    for stream in &mut halves {
+        stream.write_all(&CLAIMED_BYTES.to_be_bytes()).expect("sent");
+        stream.set_nonblocking(true).expect("set");
+    }
+    // More than the node takes of both together; the one that may go on beyond the bound leaves a byte out.
+    let block = vec![1; 1 << 20];
+    let mut left = [CLAIMED_BYTES as usize - 1; 2];
+    let mut refused_since = std::time::Instant::now();
+    while left.iter().any(|left| *left > 0) && refused_since.elapsed() < Duration::from_secs(1) {
+        for (stream, left) in halves.iter_mut().zip(&mut left) {
+            if let Ok(sent) = stream.write(&block[..block.len().min(*left)])
+                && sent > 0
+            {
+                *left -= sent;
+                refused_since = std::time::Instant::now();
+            }
+        }
+    }
+    assert!(left.iter().any(|left| *left > 0), "the node takes no more than it may");
+    for mut stream in [small.try_clone().expect("cloned"), connect(&node)] {
+        send(&mut stream, b"x");
+        assert_eq!(receive(&mut stream), b"x");
+    }
+    send(&mut small, &patterned(60_000, 1));
+    assert!(receive(&mut small) == patterned(60_000, 1), "a request of some size passes too");
+    drop(halves);
+    assert_eq!(node.stop(), Exit::Finished);
+}
