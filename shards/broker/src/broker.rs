@@ -229,7 +229,7 @@ impl Broker {
             Ok(header) => header,
             Err(error) => return self.close(connection, format!("unreadable request header: {error}")),
         };
-        found.begin(request);
+        found.begin(request, header.api_key == ApiKey::Fetch.wire());
         self.bytes_in_flight += bytes;
         let client_id: Arc<str> = header.client_id.as_ref().map_or("", |id| id.as_str()).into();
         let pending = Pending {

@@ -20,6 +20,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 struct Slot {
     request: u64,
+    is_fetch: bool,
     response: Option<Vec<Bytes>>,
 }
 
@@ -29,8 +30,8 @@ impl Connection {
     }
 
     /// A request came in.
-    pub fn begin(&mut self, request: u64) {
-        self.slots.push_back(Slot { request, response: None });
+    pub fn begin(&mut self, request: u64, is_fetch: bool) {
+        self.slots.push_back(Slot { request, is_fetch, response: None });
     }
 
     /// The request's response is known; empty where none is due.
@@ -62,13 +63,16 @@ impl Connection {
 
     /// Whether the client has so much under way that its next request must wait.
     pub fn is_full(&self) -> bool {
-        self.slots.len() >= REQUESTS_IN_FLIGHT_PER_CONNECTION_MAX
+        // A fetch may bring tens of megabytes, so one at a time is read for a client; consumers send no more.
+        self.slots.iter().any(|slot| slot.is_fetch)
+            || self.slots.len() >= REQUESTS_IN_FLIGHT_PER_CONNECTION_MAX
             || self.unsent_bytes >= RESPONSE_BYTES_QUEUED_PER_CONNECTION_MAX
     }
 
-    /// Whether all that was asked is answered and sent.
+    /// Whether all that was asked is answered, and the answers are handed to the socket. A client that does not read
+    /// them holds nobody up.
     pub fn is_idle(&self) -> bool {
-        self.slots.is_empty() && self.unsent_bytes == 0
+        self.slots.is_empty()
     }
 }
 
@@ -80,7 +84,7 @@ mod tests {
     fn responses_keep_the_order_of_requests() {
         let mut connection = Connection::new("/127.0.0.1".into());
         for request in 1..=3 {
-            connection.begin(request);
+            connection.begin(request, false);
         }
         connection.complete(2, vec![Bytes::from_static(b"two")]);
         assert_eq!(connection.pop_sendable(), None);
@@ -92,7 +96,7 @@ mod tests {
         assert!(!connection.is_idle());
         connection.complete(3, vec![]);
         connection.pop_sendable();
-        connection.on_sent(3);
         assert!(connection.is_idle());
+        connection.on_sent(3);
     }
 }

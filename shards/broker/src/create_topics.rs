@@ -20,10 +20,25 @@ use crate::step::{RequestInfo, Step};
 /// How long a topic that the broker makes by itself may take.
 const INTERNAL_TIMEOUT_MS: i64 = 10_000;
 
+/// Partitions of one request (Kafka's `MAX_PARTITIONS_PER_BATCH`).
+const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
+
 /// Bytes of one segment of `__consumer_offsets` (Kafka's `offsets.topic.segment.bytes`).
 const OFFSETS_SEGMENT_BYTES: u32 = 100 * 1024 * 1024;
 
 pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: CreateTopicsRequestData) -> Step {
+    if partitions_asked_for(&request) > PARTITIONS_PER_REQUEST_MAX {
+        let why = format!("one request may create {PARTITIONS_PER_REQUEST_MAX} partitions at most");
+        let refused = request
+            .topics
+            .into_iter()
+            .map(|topic| refuse(topic.name, ErrorCode::PolicyViolation, Some(why.clone())));
+        let topics = refused.collect();
+        return Step::Reply(Response::CreateTopics(CreateTopicsResponseData {
+            topics,
+            ..Default::default()
+        }));
+    }
     let seed = state.next_seed();
     let image = std::sync::Arc::clone(&state.image);
     let mut planner = CreateTopicPlanner::new(&image);
@@ -70,6 +85,14 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: CreateTo
         let topics = topics.collect();
         Step::Reply(Response::CreateTopics(CreateTopicsResponseData { topics, ..Default::default() }))
     })
+}
+
+/// A topic that leaves the number to the broker counts as one partition.
+fn partitions_asked_for(request: &CreateTopicsRequestData) -> usize {
+    let partitions = |topic: &CreatableTopic| {
+        usize::try_from(topic.num_partitions).unwrap_or(0).max(topic.assignments.len()).max(1)
+    };
+    request.topics.iter().map(partitions).fold(0, usize::saturating_add)
 }
 
 fn topic_request(topic: &CreatableTopic) -> TopicRequest {

@@ -121,10 +121,13 @@ fn on_results(
     wait: bool,
 ) -> Step {
     let mut found: Vec<Option<FetchedPartition>> = vec![None; fetch.partitions.len()];
+    // An owner that read from the disk does not tell of more; the answer then goes out as it is.
+    let mut all_will_wake = true;
     for result in results {
-        let OpResult::Fetch { partitions, .. } = result else {
+        let OpResult::Fetch { partitions, waiting } = result else {
             unreachable!("a Fetch is answered as one, not by {result:?}")
         };
+        all_will_wake &= waiting;
         for partition in partitions {
             let slot = partition.slot as usize;
             found[slot] = Some(partition);
@@ -133,7 +136,7 @@ fn on_results(
     let has_news = fetch.refused.iter().any(Option::is_some)
         || found.iter().flatten().any(|p| p.error.is_some() || p.diverging.is_some());
     let bytes: usize = found.iter().flatten().flat_map(|p| &p.records).map(Bytes::len).sum();
-    if wait && !has_news && bytes < fetch.min_bytes && info.now.mono_us < fetch.deadline_us {
+    if wait && all_will_wake && !has_news && bytes < fetch.min_bytes && info.now.mono_us < fetch.deadline_us {
         return Step::Park {
             deadline_us: fetch.deadline_us,
             resume: Box::new(move |_, _, wake| ask(fetch, wake == Wake::Data)),

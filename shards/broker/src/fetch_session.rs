@@ -117,7 +117,11 @@ impl FetchSessions {
         if partitions.is_empty() || partitions.len() > FETCH_SESSION_PARTITIONS_MAX {
             return 0;
         }
-        if self.sessions.len() >= FETCH_SESSIONS_PER_SHARD_MAX {
+        let held =
+            |sessions: &BTreeMap<i32, Session>| sessions.values().map(|s| s.partitions.len()).sum::<usize>();
+        while self.sessions.len() >= FETCH_SESSIONS_PER_SHARD_MAX
+            || held(&self.sessions) + partitions.len() > FETCH_SESSION_PARTITIONS_MAX
+        {
             let idlest = self.sessions.iter().min_by_key(|(_, session)| session.used_us).map(|(id, _)| *id);
             self.sessions.remove(&idlest.expect("there are sessions"));
         }

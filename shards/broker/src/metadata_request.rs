@@ -27,6 +27,10 @@ const AUTO_CREATE_FLAG_VERSION_MIN: i16 = 4;
 /// The version from which topics may be asked for by id alone (KIP-516); two versions before it have the field.
 const TOPIC_ID_VERSION_MIN: i16 = 12;
 
+/// Topics that one request makes; those beyond stay unknown in its answer, and the client's next request makes more.
+/// Without a bound one request could fill the cluster.
+const TOPICS_MADE_MAX: usize = 1_000;
+
 /// Whether the client wants to know what it may do (KIP-430).
 #[derive(Clone, Copy)]
 struct OperationsAskedFor {
@@ -71,12 +75,19 @@ fn refuse_all(topics: &[MetadataRequestTopic]) -> MetadataResponseData {
     MetadataResponseData { topics: refused.collect(), ..Default::default() }
 }
 
-/// Names that a topic could have and that none has, each once.
+/// Names that a topic could have and that none has, each once, as many as may be made at once.
 fn missing_names(state: &State, topics: &[MetadataRequestTopic]) -> BTreeSet<String> {
     let names = topics.iter().filter_map(|topic| topic.name.as_ref()).map(|name| name.as_str());
     let missing =
         names.filter(|name| state.image.topic(name).is_none() && metadata::validate_topic_name(name).is_ok());
-    missing.map(str::to_owned).collect()
+    let mut found = BTreeSet::new();
+    for name in missing {
+        if found.len() == TOPICS_MADE_MAX {
+            break;
+        }
+        found.insert(name.to_owned());
+    }
+    found
 }
 
 /// A topic that cannot be made stays unknown in the answer, and does not keep the others from being made.

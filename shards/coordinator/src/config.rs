@@ -42,7 +42,7 @@ impl Default for GroupConfig {
             new_member_join_timeout_ms: 300_000,
             members_max: 10_000,
             pending_members_max: 10_000,
-            group_bytes_max: 64 * 1024 * 1024,
+            group_bytes_max: 8 * 1024 * 1024,
             offset_metadata_max: 4_096,
             offsets_retention_ms: 7 * 24 * 3_600_000,
             offsets_retention_check_interval_ms: 600_000,

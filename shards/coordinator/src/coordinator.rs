@@ -14,7 +14,7 @@ use crate::messages::*;
 use crate::metrics::Counters;
 use crate::offset_store::OffsetStore;
 use crate::offsets::{commit_error, commit_failed, delete_error, fetch_error};
-use crate::records::{DecodedRecord, GroupValue, decode_record};
+use crate::records::{DecodedRecord, GroupValue, decode_record, group_record, offset_record};
 use crate::timers::{TimerTask, Timers};
 use crate::{
     Action, CoordinatorRecord, GroupConfig, GroupMetrics, GroupRequest, GroupResponse, ReplayError,
@@ -311,6 +311,19 @@ impl GroupCoordinator {
         self.groups.contains_key(group_id)
             || self.durable.contains_key(group_id)
             || self.offsets.group(group_id).is_some()
+    }
+
+    /// The records that give the durable state again: one for each group and each offset. Their owner appends them, when the
+    /// log has grown far beyond them, and lets the log start there. While a write is under way they lack it.
+    pub fn snapshot(&self) -> impl Iterator<Item = CoordinatorRecord> + '_ {
+        let groups = self.durable.iter().map(|(id, value)| group_record(id, value));
+        let offsets = self.offsets.groups().keys().flat_map(|group| {
+            self.offsets.group_keys(group).filter_map(|key| {
+                let value = self.offsets.get(&key.group, &key.topic, key.partition)?;
+                Some(offset_record(&key, value))
+            })
+        });
+        groups.chain(offsets)
     }
 
     /// Gauges and counters. Goes over all groups.

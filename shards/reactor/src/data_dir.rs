@@ -108,8 +108,10 @@ fn take_lock(data_dir: &Path) -> Result<File, StartError> {
         .set_len(0)
         .and_then(|()| file.rewind())
         .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
-    written.map_err(file_error("write", &path))?;
-    Ok(file)
+    match written {
+        Err(error) if !is_full(&error) => Err(file_error("write", &path)(error)),
+        _ => Ok(file),
+    }
 }
 
 /// Tries what the WAL does: an aligned write past the page cache.
@@ -132,6 +134,7 @@ fn check_direct_io(data_dir: &Path) -> Result<(), StartError> {
             let _ = fs::remove_file(&path);
             return Err(no_direct_io(error));
         }
+        Err(error) if is_full(&error) => return Ok(()),
         Err(error) => return Err(file_error("create", &path)(error)),
     };
     let block = Block([0; BLOCK_BYTES]);
@@ -140,8 +143,14 @@ fn check_direct_io(data_dir: &Path) -> Result<(), StartError> {
     match written {
         Ok(()) => Ok(()),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(no_direct_io(error)),
+        Err(error) if is_full(&error) => Ok(()),
         Err(error) => Err(file_error("write to", &path)(error)),
     }
+}
+
+/// A full disk must not keep the broker from serving what is on it, nor from removing what may go.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The content of `meta.properties`, as Kafka's file of that name has it.

@@ -15,15 +15,24 @@ pub(crate) struct CoordinatorHost {
     pub coordinator: GroupCoordinator,
     /// What is to be read before it may serve: (next offset, end). `None` once it serves.
     pub loading: Option<(Offset, Offset)>,
+    /// Bytes of batches since the log last began with a snapshot, and how many of them call for the next one.
+    pub logged_bytes: usize,
+    pub snapshot_at_bytes: usize,
     askers: HashMap<u64, Asker>,
     next_token: u64,
 }
+
+/// Bytes of records after which the log of a partition of `__consumer_offsets` is begun anew with a snapshot, if that is
+/// much smaller.
+pub(crate) const SNAPSHOT_AFTER_BYTES: usize = 8 * 1024 * 1024;
 
 impl CoordinatorHost {
     pub(crate) fn new(config: GroupConfig, log_start: Offset, end: Offset) -> CoordinatorHost {
         CoordinatorHost {
             coordinator: GroupCoordinator::new(config),
             loading: Some((log_start, end)),
+            logged_bytes: 0,
+            snapshot_at_bytes: SNAPSHOT_AFTER_BYTES,
             askers: HashMap::new(),
             next_token: 0,
         }
@@ -44,6 +53,7 @@ impl CoordinatorHost {
 
     /// Applies the records of a committed batch.
     pub(crate) fn replay(&mut self, data: &Bytes) -> Result<(), String> {
+        self.logged_bytes += data.len();
         let header = batch::BatchHeader::parse(data).map_err(|error| error.to_string())?;
         if header.is_control() {
             return Ok(());
@@ -61,7 +71,10 @@ impl CoordinatorHost {
 }
 
 /// One batch of a coordinator's records.
-pub(crate) fn encode_records(records: &[CoordinatorRecord], now_ms: i64) -> BytesMut {
+pub(crate) fn encode_records<'a>(
+    records: impl IntoIterator<Item = &'a CoordinatorRecord>,
+    now_ms: i64,
+) -> BytesMut {
     let mut builder = BatchBuilder::new(BatchOptions::default());
     for record in records {
         builder.append(now_ms, Some(&record.key), record.value.as_deref(), &[]);

@@ -2,18 +2,22 @@
 
 use broker::{GroupOp, OpResult};
 use bytes::Bytes;
-use coordinator::Action;
+use coordinator::{Action, CoordinatorRecord};
 use partition::Position;
 use protocol::messages::ErrorCode;
 use raft_group::Role;
 use types::hash::mix64;
+use types::limits::{BATCH_BYTES_MAX, WAL_FLUSH_BYTES_MAX};
 use types::{GroupId, Now};
 
-use crate::coordinator_host::{CoordinatorHost, encode_records};
+use crate::coordinator_host::{CoordinatorHost, SNAPSHOT_AFTER_BYTES, encode_records};
 use crate::event::FatalReason;
 use crate::partition_host::{Asker, WrittenRecords};
 use crate::reads::{Read, Want};
 use crate::shard::{Hosted, Shard};
+
+/// Bytes of one batch of a snapshot.
+const SNAPSHOT_BATCH_BYTES: usize = 512 * 1024;
 
 impl Shard {
     pub(crate) fn on_group_request(&mut self, now: Now, asker: Asker, op: GroupOp) {
@@ -74,9 +78,12 @@ impl Shard {
                 Action::Append { write, records } => {
                     let batch = encode_records(&records, now.wall_ms);
                     let undriven_before = host.undriven_bytes;
-                    let proposed = match self.wal.has_room(batch.len()) {
-                        true => host.append_records(now, raft, write, batch),
-                        false => Err(ErrorCode::CoordinatorNotAvailable),
+                    let proposed = if batch.len() > BATCH_BYTES_MAX {
+                        Err(ErrorCode::MessageTooLarge)
+                    } else if !self.wal.has_room(batch.len()) {
+                        Err(ErrorCode::CoordinatorNotAvailable)
+                    } else {
+                        host.append_records(now, raft, Some(write), batch)
                     };
                     self.wal.on_proposed(host.undriven_bytes - undriven_before);
                     match proposed {
@@ -108,6 +115,65 @@ impl Shard {
         let Some(coordinator) = self.coordinator(group) else { return };
         if let Err(why) = coordinator.replay(data) {
             self.fatal(FatalReason::Damaged(format!("group {group}, records of consumer groups: {why}")));
+        }
+    }
+
+    /// Begins the logs of coordinators anew where they have grown far beyond what they say, so that neither the disk nor the
+    /// next election pays for every commit there ever was.
+    pub(crate) fn compact_coordinators(&mut self, now: Now) {
+        for group in self.coordinators.clone() {
+            let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { continue };
+            let settled = host.is_settled();
+            let is_wanted = host.coordinator.as_ref().is_some_and(|coordinator| {
+                coordinator.loading.is_none() && coordinator.logged_bytes >= coordinator.snapshot_at_bytes
+            });
+            if settled && is_wanted {
+                self.snapshot_coordinator(now, group);
+            }
+        }
+    }
+
+    /// Appends all that a coordinator knows, and lets the log start there. Nothing of its own is under way, so the
+    /// snapshot lacks nothing that stands before it; and as entries commit in their order, the log never starts at a
+    /// snapshot that is not whole.
+    fn snapshot_coordinator(&mut self, now: Now, group: GroupId) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let start = host.partition.next_offset();
+        let Some(coordinator) = &mut host.coordinator else { return };
+        let records: Vec<CoordinatorRecord> = coordinator.coordinator.snapshot().collect();
+        let bytes: usize = records.iter().map(record_bytes).sum();
+        coordinator.logged_bytes = 0;
+        // The snapshot itself will be counted once more as it commits.
+        coordinator.snapshot_at_bytes = bytes + SNAPSHOT_AFTER_BYTES.max(4 * bytes);
+        if !self.wal.has_room(bytes) {
+            return;
+        }
+        let mut rest = records.as_slice();
+        while !rest.is_empty() {
+            let mut batch_bytes = 0;
+            let fits = rest.iter().take_while(|record| {
+                batch_bytes += record_bytes(record);
+                batch_bytes <= SNAPSHOT_BATCH_BYTES
+            });
+            let (batch, left) = rest.split_at(fits.count().max(1));
+            rest = left;
+            let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+            let undriven_before = host.undriven_bytes;
+            let proposed = host.append_records(now, raft, None, encode_records(batch, now.wall_ms));
+            self.wal.on_proposed(host.undriven_bytes - undriven_before);
+            if proposed.is_err() {
+                return;
+            }
+            let is_much = host.undriven_bytes >= WAL_FLUSH_BYTES_MAX;
+            self.dirty.insert(group);
+            if is_much {
+                self.drive(now, group);
+            }
+        }
+        let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        // Refused only when leadership was lost meanwhile: the snapshot then is no more than repetition.
+        if host.move_log_start(raft, start, None).is_ok() {
+            self.dirty.insert(group);
         }
     }
 
@@ -207,4 +273,8 @@ impl Shard {
             }
         }
     }
+}
+
+fn record_bytes(record: &CoordinatorRecord) -> usize {
+    record.key.len() + record.value.as_ref().map_or(0, Bytes::len)
 }

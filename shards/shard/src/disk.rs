@@ -93,6 +93,11 @@ impl DiskWork {
         [Some(self.retention_at_us), self.retry_at_us, lingered].into_iter().flatten().min()
     }
 
+    /// Whether a segment write waits for space.
+    pub(crate) fn is_out_of_space(&self) -> bool {
+        !self.retry.is_empty()
+    }
+
     pub(crate) fn next_job(&mut self) -> u64 {
         self.next_job += 1;
         self.next_job

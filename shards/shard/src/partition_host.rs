@@ -172,12 +172,17 @@ impl PartitionHost {
         partition.map_or(0, |partition| partition.replicas.len())
     }
 
-    /// Proposes a batch of this shard's coordinator.
+    /// Whether nothing that this node proposed waits for its commit.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.proposals.is_empty()
+    }
+
+    /// Proposes a batch of this shard's coordinator, which hears of its commit where it is a `write` of its.
     pub(crate) fn append_records(
         &mut self,
         now: Now,
         raft: &mut Group,
-        write: WriteId,
+        write: Option<WriteId>,
         mut batch: bytes::BytesMut,
     ) -> Result<(), ErrorCode> {
         if !self.role.serving {
@@ -190,7 +195,7 @@ impl PartitionHost {
         let proposed = raft.propose(Command::Batch.encode(), batch.freeze());
         let index = proposed.map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
         self.partition.on_proposed(&header, now.wall_ms);
-        let waiters = vec![Waiter::Coordinator { write }];
+        let waiters = write.map(|write| Waiter::Coordinator { write }).into_iter().collect();
         self.proposals.push_back(Proposal { index, term: self.role.term, base: Some(base), waiters });
         Ok(())
     }

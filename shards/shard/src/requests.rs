@@ -7,7 +7,7 @@ use broker::{
 use bytes::Bytes;
 use partition::{Position, TimestampPosition};
 use protocol::messages::ErrorCode;
-use types::limits::WAL_FLUSH_BYTES_MAX;
+use types::limits::{STALLED_BYTES_MAX, WAL_FLUSH_BYTES_MAX};
 use types::{GroupId, Now, Offset, ShardId};
 
 use crate::partition_host::{Asker, PartitionHost};
@@ -45,11 +45,11 @@ impl Shard {
 
     pub(crate) fn on_produce(&mut self, now: Now, asker: Asker, op: ProduceOp) {
         if !self.stalled.is_empty() || !self.wal.has_room(op.batch.len()) {
-            if self.wal.is_out_of_space() {
-                return self
-                    .answers
-                    .push((asker, OpResult::Produce(Err(ErrorCode::KafkaStorageError.into()))));
+            let is_too_much = self.stalled_bytes + op.batch.len() > STALLED_BYTES_MAX;
+            if self.is_out_of_space() || self.is_shutting_down || is_too_much {
+                return self.answers.push(storage_error(asker));
             }
+            self.stalled_bytes += op.batch.len();
             return self.stalled.push_back((asker, op));
         }
         self.append(now, asker, op);
@@ -74,19 +74,31 @@ impl Shard {
         }
     }
 
+    /// Whether room in the WAL will not come by itself: no file can be made, or what would free one cannot be written.
+    fn is_out_of_space(&self) -> bool {
+        self.wal.is_out_of_space() || self.disk.is_out_of_space()
+    }
+
+    /// Nothing is appended any more: batches that wait for room are refused.
+    pub(crate) fn refuse_stalled(&mut self) {
+        self.stalled_bytes = 0;
+        for (asker, _) in std::mem::take(&mut self.stalled) {
+            self.answers.push(storage_error(asker));
+        }
+    }
+
     /// Batches that waited for room in the WAL.
     pub(crate) fn retry_stalled(&mut self, now: Now) {
         while let Some((_, op)) = self.stalled.front() {
             let has_room = self.wal.has_room(op.batch.len());
-            if !has_room && !self.wal.is_out_of_space() {
+            if !has_room && !self.is_out_of_space() {
                 return;
             }
             let (asker, op) = self.stalled.pop_front().expect("it was just seen");
+            self.stalled_bytes -= op.batch.len();
             match has_room {
                 true => self.append(now, asker, op),
-                false => {
-                    self.answers.push((asker, OpResult::Produce(Err(ErrorCode::KafkaStorageError.into()))));
-                }
+                false => self.answers.push(storage_error(asker)),
             }
         }
     }
@@ -361,6 +373,11 @@ impl Shard {
         });
         Ok(active.collect())
     }
+}
+
+/// Nothing was appended; the client may try again.
+fn storage_error(asker: Asker) -> (Asker, OpResult) {
+    (asker, OpResult::Produce(Err(ErrorCode::KafkaStorageError.into())))
 }
 
 /// Where a consumer's log parts from this one (KIP-595): the last record it has must be of the epoch it says.

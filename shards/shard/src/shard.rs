@@ -10,6 +10,7 @@ use partition::Partition;
 use protocol::messages::ErrorCode;
 use raft_group::{Group, GroupOptions};
 use types::hash::mix64;
+use types::limits::BATCH_BYTES_MAX;
 use types::{GroupId, NodeId, Now, ShardId};
 
 use crate::disk::DiskWork;
@@ -81,9 +82,10 @@ pub struct Shard {
     pub(crate) fetch_waits: BTreeMap<(ShardId, u64), FetchWait>,
     /// Batches that wait for room in the WAL.
     pub(crate) stalled: VecDeque<(Asker, ProduceOp)>,
+    pub(crate) stalled_bytes: usize,
     pub(crate) answers: Vec<Answer>,
     pub(crate) effects: Vec<Effect>,
-    is_shutting_down: bool,
+    pub(crate) is_shutting_down: bool,
     is_shut_down: bool,
 }
 
@@ -104,6 +106,7 @@ impl Shard {
             coordinators: BTreeSet::new(),
             fetch_waits: BTreeMap::new(),
             stalled: VecDeque::new(),
+            stalled_bytes: 0,
             answers: Vec::new(),
             effects: Vec::new(),
             is_shutting_down: false,
@@ -198,6 +201,7 @@ impl Shard {
         for group in self.coordinators.clone() {
             self.resign_coordinator(group);
         }
+        self.refuse_stalled();
         self.broker.on_shutdown(now);
     }
 
@@ -442,6 +446,9 @@ impl Shard {
             return Err(ErrorCode::NotController);
         };
         let data = command.encode();
+        if data.len() > BATCH_BYTES_MAX {
+            return Err(ErrorCode::MessageTooLarge);
+        }
         // What this node proposes for itself is small and must not be lost to a full WAL.
         if asker.is_some() && !self.wal.has_room(data.len()) {
             return Err(ErrorCode::KafkaStorageError);

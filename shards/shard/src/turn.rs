@@ -15,6 +15,7 @@ use crate::wal::Unit;
 impl Shard {
     /// Drives all that came up since the last turn, and starts the next flush.
     pub(crate) fn end_turn(&mut self, now: Now) {
+        self.compact_coordinators(now);
         loop {
             self.retry_stalled(now);
             while let Some(group) = self.dirty.pop_first() {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use log::wal::{Blockers, FileLedger, FlushBuilder, Record, RecordNote, Recovered};
 use metrics::{Gauge, Histogram};
-use types::limits::{WAL_FILE_BYTES, WAL_FILES_MAX, WAL_FLUSH_BYTES_MAX};
+use types::limits::{BATCH_BYTES_MAX, WAL_FILE_BYTES, WAL_FILES_MAX, WAL_FLUSH_BYTES_MAX};
 use types::{GroupId, LogIndex, Now, Offset, ShardId};
 
 use crate::event::{DiskError, Effect};
@@ -12,8 +12,20 @@ use crate::event::{DiskError, Effect};
 /// Files in use from which on old ones are made recyclable, by flushing to segments what they still hold.
 const FILES_IN_USE_BEFORE_PRESSURE: usize = WAL_FILES_MAX / 2;
 
+/// Files kept ready beside the one being written. With two of them the largest batch always finds room once what
+/// waits is written, wherever the current file ends.
+const SPARE_FILES: usize = 2;
+
 /// Bytes of the last files that data must not take, so that hard states and checkpoints always find room.
 const RESERVED_BYTES: u64 = WAL_FILE_BYTES / 2;
+
+// The largest unit is a batch on top of what a group may gather in a turn; it fits an empty file, and with its share of
+// flushes that end early, the spare ones.
+const _: () = assert!((BATCH_BYTES_MAX + 2 * WAL_FLUSH_BYTES_MAX) as u64 <= WAL_FILE_BYTES);
+const _: () = assert!(
+    BATCH_BYTES_MAX as u64 + RESERVED_BYTES
+        <= SPARE_FILES as u64 * (WAL_FILE_BYTES - WAL_FLUSH_BYTES_MAX as u64)
+);
 
 /// How long to wait before another file is tried on a full file system.
 const NO_SPACE_RETRY_MS: i64 = 1_000;
@@ -115,7 +127,13 @@ impl Wal {
     /// Adds records to the next flush.
     pub(crate) fn push(&mut self, unit: Unit) {
         self.waiting_bytes += unit_bytes(&unit);
-        self.waiting.push_back(unit);
+        // A checkpoint speaks of entries that are durable, so it may overtake: it frees the file that the rest may need.
+        let is_checkpoint = |record: &Record| matches!(record, Record::Checkpoint { .. });
+        if unit.number.is_none() && unit.records.iter().all(is_checkpoint) {
+            self.waiting.push_front(unit);
+        } else {
+            self.waiting.push_back(unit);
+        }
     }
 
     /// Whether data of this size finds room in the files that are there. `false` while files are being freed, or the
@@ -259,9 +277,9 @@ impl Wal {
         }
     }
 
-    /// Keeps one spare file: an old one that nobody needs, or a new one while there are not too many.
+    /// Keeps spare files: an old one that nobody needs, or a new one while there are not too many.
     fn prepare_file(&mut self, effects: &mut Vec<Effect>) {
-        if self.preparing.is_some() || !self.spare.is_empty() || self.no_space_until_us.is_some() {
+        if self.preparing.is_some() || self.spare.len() >= SPARE_FILES || self.no_space_until_us.is_some() {
             return;
         }
         let file = self.next_file;

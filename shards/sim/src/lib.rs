@@ -60,7 +60,12 @@ fn audit(world: &mut World) {
 fn add_clients(world: &mut World, plan: &Plan, random: &mut Random) {
     let topics_max = random.between(1, 3) as usize;
     let tasks = random.between(3, 80);
-    world.add_client(Box::new(Admin::new(plan.load != Load::Light, topics_max, tasks, random.between(10_000, 400_000))));
+    world.add_client(Box::new(Admin::new(
+        plan.load != Load::Light,
+        topics_max,
+        tasks,
+        random.between(10_000, 400_000),
+    )));
     for number in 0..random.between(1, 5) as usize {
         let is_idempotent = random.percent(60);
         let acks = match random.below(10) {
@@ -69,9 +74,11 @@ fn add_clients(world: &mut World, plan: &Plan, random: &mut Random) {
             _ => -1,
         };
         let (value_bytes_max, records_max, batches_left) = match plan.load {
-            Load::Light => ([20, 500, 20_000][random.index(3)], random.between(1, 20), random.between(10, 800)),
-            Load::Heavy => (900_000, 4, 120),
-            Load::Flood => (2_000_000, 3, 150),
+            Load::Light => {
+                ([20, 500, 20_000][random.index(3)], random.between(1, 20), random.between(10, 800))
+            }
+            Load::Heavy => (900_000, 4, 60),
+            Load::Flood => (2_000_000, 3, 100),
         };
         world.add_client(Box::new(Producer::new(ProducerOptions {
             number,

@@ -54,7 +54,9 @@ fn run_seeds(from: u64, to: u64) -> ExitCode {
                 let message = String::from_utf8_lossy(&output.stderr);
                 let lines = message.lines().filter(|line| !line.trim().is_empty()).take(2);
                 let why: String = lines.collect::<Vec<_>>().join("\n    ").chars().take(600).collect();
-                println!("seed {seed} fails: cargo run --profile sim -p sim -- --seed {seed} --trace\n    {why}");
+                println!(
+                    "seed {seed} fails: cargo run --profile sim -p sim -- --seed {seed} --trace\n    {why}"
+                );
             }
             Err(error) => {
                 eprintln!("seed {seed} cannot be run: {error}");

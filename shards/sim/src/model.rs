@@ -169,8 +169,16 @@ impl Model {
     pub fn on_watermarks(&mut self, topic: TopicRef, partition: i32, floor: Floor, start: i64, end: i64) {
         let (name, has_retention) = (self.topic(topic).name.clone(), self.topic(topic).has_retention);
         let found = self.partition(topic, partition);
-        assert!(end >= floor.end, "{name}-{partition}: the high watermark went back from {} to {end}", floor.end);
-        assert!(start >= floor.start, "{name}-{partition}: the log start went back from {} to {start}", floor.start);
+        assert!(
+            end >= floor.end,
+            "{name}-{partition}: the high watermark went back from {} to {end}",
+            floor.end
+        );
+        assert!(
+            start >= floor.start,
+            "{name}-{partition}: the log start went back from {} to {start}",
+            floor.start
+        );
         assert!(start <= end, "{name}-{partition}: the log starts at {start}, behind its end {end}");
         assert!(
             has_retention || start <= found.start_asked_max,
@@ -182,7 +190,14 @@ impl Model {
     }
 
     /// Checks batches that were read from `offset` on, and returns where to read on.
-    pub fn on_read(&mut self, topic: TopicRef, partition: i32, offset: i64, end: i64, records: &Bytes) -> i64 {
+    pub fn on_read(
+        &mut self,
+        topic: TopicRef,
+        partition: i32,
+        offset: i64,
+        end: i64,
+        records: &Bytes,
+    ) -> i64 {
         let (name, has_append_time) = (self.topic(topic).name.clone(), self.topic(topic).has_append_time);
         let place = format!("{name}-{partition}");
         let found = self.partition(topic, partition);
@@ -206,8 +221,10 @@ impl Model {
                 let record = record.unwrap_or_else(|error| panic!("{place}: {error}"));
                 assert_eq!(record.offset.0, expected, "{place}: records leave a gap");
                 expected += 1;
-                let value = record.value.as_ref().unwrap_or_else(|| panic!("{place}: a record without a value"));
-                let uid = check_value(value).unwrap_or_else(|| panic!("{place}: damaged value at {}", record.offset));
+                let value =
+                    record.value.as_ref().unwrap_or_else(|| panic!("{place}: a record without a value"));
+                let uid = check_value(value)
+                    .unwrap_or_else(|| panic!("{place}: damaged value at {}", record.offset));
                 let sent = found.sent.get(&uid);
                 let sent = sent.unwrap_or_else(|| panic!("{place}: record {uid} was never sent there"));
                 assert!(
@@ -237,12 +254,14 @@ impl PartitionModel {
             "{name}-{partition}: offset {offset} held record {} and now holds record {uid}",
             slot.uid
         );
-        for (known, now) in [(&slot.timestamp_ms, seen.timestamp_ms)] {
-            assert!(
-                known.is_none() || now.is_none() || *known == now,
-                "{name}-{partition}: the timestamp at {offset} was {known:?} and is now {now:?}"
-            );
-        }
+        assert!(
+            slot.timestamp_ms.is_none()
+                || seen.timestamp_ms.is_none()
+                || slot.timestamp_ms == seen.timestamp_ms,
+            "{name}-{partition}: the timestamp at {offset} was {:?} and is now {:?}",
+            slot.timestamp_ms,
+            seen.timestamp_ms
+        );
         slot.timestamp_ms = slot.timestamp_ms.or(seen.timestamp_ms);
         assert!(
             slot.epoch.is_none() || seen.epoch.is_none() || slot.epoch == seen.epoch,

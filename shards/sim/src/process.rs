@@ -6,8 +6,8 @@ use std::sync::Arc;
 use broker::BrokerConfig;
 use coordinator::GroupConfig;
 use log::wal::{
-    FILE_SEQUENCE_FIRST, FLUSH_SEQUENCE_FIRST, FlushBuilder, Record, Recovered, RecoveredGroup, WalFileContent,
-    file_name, recover,
+    FILE_SEQUENCE_FIRST, FLUSH_SEQUENCE_FIRST, FlushBuilder, Record, Recovered, RecoveredGroup,
+    WalFileContent, file_name, recover,
 };
 use metadata::{Endpoint, StaticSettings};
 use shard::{DiskRequest, DiskToken, Effect, Registration, Shard, ShardConfig};
@@ -80,7 +80,11 @@ impl Process {
             producer_id_expiration_ms: 86_400_000,
             retention_check_interval_ms: options.retention_check_interval_ms,
             log_dir: "/data".to_owned(),
-            groups: GroupConfig { session_timeout_ms_min: 1_000, initial_rebalance_delay_ms: 100, ..GroupConfig::default() },
+            groups: GroupConfig {
+                session_timeout_ms_min: 1_000,
+                initial_rebalance_delay_ms: 100,
+                ..GroupConfig::default()
+            },
         });
         let registration = Registration {
             node: options.node,
@@ -155,7 +159,8 @@ fn regroup(layout: ShardLayout, disk: &mut Disk) {
         (0..layout.shards()).map(|shard| (ShardId(shard), WalWriter::new())).collect();
     for files in disk.wals.values() {
         for (group, content) in recover_wal(files).groups {
-            let writer = writers.get_mut(&layout.shard_of(group)).expect("a group's shard is one of those there are");
+            let writer =
+                writers.get_mut(&layout.shard_of(group)).expect("a group's shard is one of those there are");
             writer.write_group(group, content);
         }
     }
@@ -190,7 +195,9 @@ impl WalWriter {
 
     fn push(&mut self, record: Record) {
         let bytes = self.flush.len_bytes_with(&record);
-        if !self.flush.is_empty() && (bytes > WAL_FLUSH_BYTES_MAX || self.position + bytes as u64 > WAL_FILE_BYTES) {
+        if !self.flush.is_empty()
+            && (bytes > WAL_FLUSH_BYTES_MAX || self.position + bytes as u64 > WAL_FILE_BYTES)
+        {
             self.write_flush();
         }
         if self.position + self.flush.len_bytes_with(&record) as u64 > WAL_FILE_BYTES {

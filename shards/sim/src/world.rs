@@ -40,7 +40,7 @@ struct Scheduled {
 enum Happening {
     Turn(ShardId),
     Deadline(ShardId, u64),
-    Message { from: ShardId, to: ShardId, message: ShardMessage },
+    Message { from: ShardId, to: ShardId, message: Box<ShardMessage> },
     WalWritten(ShardId),
     WalFileDone(ShardId),
     DiskDone(ShardId, GroupId),
@@ -171,7 +171,9 @@ impl World {
         self.healed_us = Some(self.now_us);
         self.disk.is_full = false;
         let layout = self.plan.layout;
-        if self.process.is_none() && !self.queue.values().any(|next| matches!(next.what, Happening::Started(_))) {
+        if self.process.is_none()
+            && !self.queue.values().any(|next| matches!(next.what, Happening::Started(_)))
+        {
             self.schedule(0, None, Happening::Started(layout));
         }
     }
@@ -184,7 +186,11 @@ impl World {
     pub fn run_until_idle(&mut self) {
         let begin_us = self.now_us;
         while !self.clients.iter().all(|client| client.actor.is_idle()) {
-            assert!(self.next_at().is_some(), "nothing is left to happen, but clients wait: {}", self.waiting());
+            assert!(
+                self.next_at().is_some(),
+                "nothing is left to happen, but clients wait: {}",
+                self.waiting()
+            );
             self.next();
             assert!(
                 self.now_us - begin_us < QUIET_US_MAX,
@@ -221,15 +227,23 @@ impl World {
         for (group, folder) in &self.disk.groups {
             let description = folder.description.as_deref().unwrap_or_default();
             for id in &deleted {
-                assert!(!description.contains(id), "group {group} of a deleted topic is still there: {description}");
+                assert!(
+                    !description.contains(id),
+                    "group {group} of a deleted topic is still there: {description}"
+                );
             }
             let is_empty = folder.segments.values().all(|files| files.log.is_empty());
             assert!(is_empty || folder.description.is_some(), "group {group} has no description");
         }
-        let partitions: usize = self.model.topics.iter().map(|topic| match topic.life {
-            Life::Live => topic.partitions.len(),
-            _ => 0,
-        }).sum();
+        let partitions: usize = self
+            .model
+            .topics
+            .iter()
+            .map(|topic| match topic.life {
+                Life::Live => topic.partitions.len(),
+                _ => 0,
+            })
+            .sum();
         let offsets = usize::try_from(self.plan.node.offsets_topic_partitions).expect("a small number");
         let folders = self.disk.groups.len();
         assert!(folders <= partitions + offsets, "there are {folders} folders for {partitions} partitions");
@@ -254,7 +268,8 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        let wall_ms = WALL_START_MS + self.wall_skew_ms + i64::try_from(self.now_us / 1_000).expect("a short history");
+        let wall_ms =
+            WALL_START_MS + self.wall_skew_ms + i64::try_from(self.now_us / 1_000).expect("a short history");
         Now { mono_us: self.now_us, wall_ms }
     }
 
@@ -284,14 +299,19 @@ impl World {
         self.events_at_once = if at_us > self.now_us { 0 } else { self.events_at_once + 1 };
         assert!(self.events_at_once < EVENTS_AT_ONCE_MAX, "the shards run in circles: {}", self.waiting());
         self.now_us = self.now_us.max(at_us);
-        if next.incarnation.is_none_or(|incarnation| self.process.is_some() && incarnation == self.incarnation) {
+        if next
+            .incarnation
+            .is_none_or(|incarnation| self.process.is_some() && incarnation == self.incarnation)
+        {
             self.happen(next.what);
         }
         if let Some(healed_us) = self.healed_us {
             let limit = ANSWER_US_MAX;
-            let late = self.links.values().flat_map(|link| link.awaited.front()).find(|awaited| {
-                self.now_us - awaited.sent_us.max(healed_us) > limit
-            });
+            let late = self
+                .links
+                .values()
+                .flat_map(|link| link.awaited.front())
+                .find(|awaited| self.now_us - awaited.sent_us.max(healed_us) > limit);
             if let Some(late) = late {
                 panic!("a {} sent at {} is not answered: {}", late.key.name(), late.sent_us, self.waiting());
             }
@@ -308,7 +328,9 @@ impl World {
                     self.feed(shard, Event::DeadlineReached);
                 }
             }
-            Happening::Message { from, to, message } => self.feed(to, Event::FromShard { from, message }),
+            Happening::Message { from, to, message } => {
+                self.feed(to, Event::FromShard { from, message: *message })
+            }
             Happening::WalWritten(shard) => {
                 let (number, work) = self.lane(shard).flush.take().expect("a flush is under way");
                 self.disk.complete_wal(shard, &work).expect("writes to files that exist succeed");
@@ -317,7 +339,8 @@ impl World {
             Happening::WalFileDone(shard) => {
                 let work = self.lane(shard).file.take().expect("a file is being made");
                 let result = self.disk.complete_wal(shard, &work);
-                let (WalWork::Create { file } | WalWork::Recycle { file, .. } | WalWork::Write { file, .. }) = work;
+                let (WalWork::Create { file } | WalWork::Recycle { file, .. } | WalWork::Write { file, .. }) =
+                    work;
                 self.feed(shard, Event::WalFileReady { file, result });
             }
             Happening::DiskDone(shard, group) => self.on_disk_done(shard, group),
@@ -354,7 +377,9 @@ impl World {
                     self.act(client, |actor, context| actor.on_disconnected(context));
                 }
             }
-            Happening::ResponseArrived { client, connection, frame } => self.on_response(client, connection, frame),
+            Happening::ResponseArrived { client, connection, frame } => {
+                self.on_response(client, connection, frame)
+            }
             Happening::Timer(client) => self.act(client, |actor, context| actor.on_timer(context)),
             Happening::Fault(fault) => self.on_fault(fault),
             Happening::Started(layout) => self.start(layout),
@@ -420,14 +445,20 @@ impl World {
                 let last_us = self.rings.entry((shard, to)).or_default();
                 *last_us = due_us.max(*last_us);
                 let at_us = *last_us;
-                let what = Happening::Message { from: shard, to, message };
+                let what = Happening::Message { from: shard, to, message: Box::new(message) };
                 self.schedule_at(at_us, Some(self.incarnation), what);
             }
             Effect::CreateWalFile { file } => self.begin_wal_file(shard, WalWork::Create { file }),
-            Effect::RecycleWalFile { from, file } => self.begin_wal_file(shard, WalWork::Recycle { from, file }),
+            Effect::RecycleWalFile { from, file } => {
+                self.begin_wal_file(shard, WalWork::Recycle { from, file })
+            }
             Effect::WriteWal { number, file, position, flush } => {
                 assert!(position.is_multiple_of(BLOCK_BYTES as u64), "flushes are aligned");
-                assert_eq!((flush.file_sequence, flush.flush_sequence), (file, number), "a flush knows its place");
+                assert_eq!(
+                    (flush.file_sequence, flush.flush_sequence),
+                    (file, number),
+                    "a flush knows its place"
+                );
                 let bytes: usize = flush.parts.iter().map(Bytes::len).sum();
                 assert_eq!(bytes, flush.bytes, "a flush has the size that it claims");
                 let lane = self.lane(shard);
@@ -518,16 +549,22 @@ impl World {
         let (key, version) = (awaited.key, awaited.version);
         let (correlation_id, answer) = match key {
             ApiKey::Fetch => {
-                let (id, response) = client::decode_fetch_response(version, frame).expect("a well-formed response");
+                let (id, response) =
+                    client::decode_fetch_response(version, frame).expect("a well-formed response");
                 (id, Answer::Fetch(response))
             }
             _ => {
-                let (id, response) = client::decode_response(key, version, frame).expect("a well-formed response");
+                let (id, response) =
+                    client::decode_response(key, version, frame).expect("a well-formed response");
                 (id, Answer::Response(response))
             }
         };
         assert_eq!(correlation_id, awaited.correlation_id, "responses keep the order of requests");
-        self.note(format_args!("client {client} {} answered after {}", key.name(), self.now_us - awaited.sent_us));
+        self.note(format_args!(
+            "client {client} {} answered after {}",
+            key.name(),
+            self.now_us - awaited.sent_us
+        ));
         self.act(client, |actor, context| actor.on_answer(context, correlation_id, answer));
     }
 
@@ -560,7 +597,8 @@ impl World {
             self.schedule(1_000, None, Happening::Lost { client, connection: None });
             return;
         };
-        let shard = ShardId(u16::try_from(self.random.below(process.lanes.len() as u64)).expect("few shards"));
+        let shard =
+            ShardId(u16::try_from(self.random.below(process.lanes.len() as u64)).expect("few shards"));
         self.next_connection += 1;
         let connection = ConnectionId(self.next_connection);
         self.clients[client].connection = Some(connection);
@@ -690,8 +728,12 @@ impl World {
     fn trace_event(&mut self, shard: ShardId, event: &Event) {
         let now_us = self.now_us;
         match event {
-            Event::Connected { connection, .. } => self.trace.note(now_us, format_args!("{shard}: connected {connection}")),
-            Event::Disconnected { connection } => self.trace.note(now_us, format_args!("{shard}: gone {connection}")),
+            Event::Connected { connection, .. } => {
+                self.trace.note(now_us, format_args!("{shard}: connected {connection}"))
+            }
+            Event::Disconnected { connection } => {
+                self.trace.note(now_us, format_args!("{shard}: gone {connection}"))
+            }
             Event::Frame { connection, frame } => {
                 self.trace.note(now_us, format_args!("{shard}: frame of {} from {connection}", frame.len()));
             }
@@ -715,7 +757,9 @@ impl World {
                 let what = match result {
                     Ok(DiskAnswer::Done) => "done".to_owned(),
                     Ok(DiskAnswer::Bytes(bytes)) => format!("{} bytes", bytes.len()),
-                    Ok(DiskAnswer::Indexes { offsets, times }) => format!("indexes {} {}", offsets.len(), times.len()),
+                    Ok(DiskAnswer::Indexes { offsets, times }) => {
+                        format!("indexes {} {}", offsets.len(), times.len())
+                    }
                     Err(error) => format!("{error:?}"),
                 };
                 self.trace.note(now_us, format_args!("{shard}: disk {} {what}", token.0));
@@ -749,7 +793,10 @@ impl fmt::Display for Asked<'_> {
             DiskRequest::AppendSegment { group, segment, position, data, offsets, times } => {
                 let bytes: usize = data.iter().map(Bytes::len).sum();
                 let (index_at, time_at) = (offsets.0, times.0);
-                write!(f, "append {bytes} at {position} of {group}/{segment}, indexes at {index_at} and {time_at}")
+                write!(
+                    f,
+                    "append {bytes} at {position} of {group}/{segment}, indexes at {index_at} and {time_at}"
+                )
             }
             DiskRequest::RemoveSegments { group, segments } => write!(f, "remove {segments:?} of {group}"),
             DiskRequest::ReadSegment { group, segment, position, length } => {

@@ -18,7 +18,11 @@ fn failures(seeds: impl Iterator<Item = u64>) -> Vec<u64> {
 
 #[test]
 fn a_hundred_histories_hold() {
-    assert_eq!(failures(1_000..1_100), [0u64; 0], "replay with: cargo run --profile sim -p sim -- --seed S --trace");
+    assert_eq!(
+        failures(1_000..1_100),
+        [0u64; 0],
+        "replay with: cargo run --profile sim -p sim -- --seed S --trace"
+    );
 }
 
 #[test]

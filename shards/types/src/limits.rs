@@ -16,6 +16,13 @@ pub const WAL_FILES_MAX: usize = 16;
 /// Bytes gathered for one WAL flush. More stays queued for the next one.
 pub const WAL_FLUSH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// The largest record batch, whoever makes it: the upper end of `max.message.bytes`, and the bound of what a coordinator or
+/// a change of the metadata may write at once.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Produce requests that wait for room in the WAL, per shard. More are refused.
+pub const STALLED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Committed bytes of one partition that wait in memory and WAL before they are written to its segment.
 pub const SEGMENT_CHUNK_BYTES: usize = 1024 * 1024;
 
@@ -58,8 +65,8 @@ pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
 /// Incremental fetch sessions of one shard (Kafka's `max.incremental.fetch.session.cache.slots`).
 pub const FETCH_SESSIONS_PER_SHARD_MAX: usize = 1_000;
 
-/// Partitions of one fetch session.
-pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
+/// Partitions of all fetch sessions of one shard; a larger session is not remembered, and the client sends it whole.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 200_000;
 
 /// The largest result of one decompression, whatever the batch claims.
 pub const DECOMPRESSED_BYTES_MAX: usize = 128 * 1024 * 1024;

@@ -157,6 +157,15 @@ fn asking_for_a_topic_makes_it() {
 }
 
 #[test]
+fn one_request_makes_a_bounded_number_of_topics() {
+    let mut world = World::new();
+    let wanted: Vec<_> = (0..1_005).map(|number| named(&format!("topic-{number:04}"))).collect();
+    let made = |response: &MetadataResponseData| response.topics.iter().filter(|t| t.error_code == 0).count();
+    assert_eq!(made(&ask(&mut world, 3, request(Some(wanted.clone())))), 1_000);
+    assert_eq!(made(&ask(&mut world, 3, request(Some(wanted)))), 1_005);
+}
+
+#[test]
 fn a_broker_may_be_told_not_to_make_topics() {
     let mut world = World::empty(&[("auto.create.topics.enable", "false")], 1);
     let asked = MetadataRequestData { allow_auto_topic_creation: true, ..request(Some(vec![named("new")])) };

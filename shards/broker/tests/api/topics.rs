@@ -108,6 +108,17 @@ fn topics_that_cannot_be_created_do_not_hinder_others() {
 }
 
 #[test]
+fn too_many_partitions_at_once_are_refused_altogether() {
+    let mut world = World::new();
+    let response = create(&mut world, false, vec![creatable("large", 10_000), creatable("small", -1)]);
+    let refused = |name: &str| (name.to_owned(), ErrorCode::PolicyViolation, -1, -1);
+    assert_eq!(created(&response), [refused("large"), refused("small")]);
+    assert!(world.state.image().topic("small").is_none());
+    let response = create(&mut world, false, vec![creatable("large", 9_999), creatable("small", -1)]);
+    assert!(response.topics.iter().all(|topic| topic.error_code == 0));
+}
+
+#[test]
 fn validation_creates_nothing() {
     let mut world = World::new();
     let response = create(&mut world, true, vec![creatable("new", 4), creatable(ORDERS, 1)]);

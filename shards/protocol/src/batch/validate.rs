@@ -14,9 +14,7 @@ use crate::{
 /// corrects the largest timestamp in the header (and the CRC with it) where a client left it out, as Sarama did:
 /// look-ups by time depend on it. The header returned is the corrected one.
 ///
-/// The records of an uncompressed batch are walked; a compressed batch is taken without inflating it, so that
-/// what its records claim is for consumers to check, unless its largest timestamp lies below its first one. But
-/// for that case nothing is allocated. That a codec suits the request's version and a batch the topic's cleanup
+/// The records are walked, those of a compressed batch after inflating them within a bound. That a codec suits the request's version and a batch the topic's cleanup
 /// policy is for the caller.
 ///
 /// # Errors
@@ -41,11 +39,10 @@ pub fn validate_produced(bytes: &mut [u8], max_message_bytes: usize) -> Result<B
     check_flags(&header)?;
     let max_timestamp = if codec == Codec::None {
         walk_records(&header, &bytes[HEADER_BYTES..])?
-    } else if header.max_timestamp < header.base_timestamp {
+    } else {
+        // A batch that cannot be read would stop every consumer of the partition for good.
         let records = Bytes::copy_from_slice(&bytes[HEADER_BYTES..]);
         walk_records(&header, &codec.decompress(records, DECOMPRESSED_BYTES_MAX)?)?
-    } else {
-        header.max_timestamp
     };
     if max_timestamp != header.max_timestamp {
         header.max_timestamp = max_timestamp;

@@ -1,7 +1,9 @@
 //! An administrator: makes and deletes topics, deletes records, and insists until each is done.
 
 use protocol::frame::{Request, Response};
-use protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequestData};
+use protocol::messages::create_topics_request::{
+    CreatableTopic, CreatableTopicConfig, CreateTopicsRequestData,
+};
 use protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsRequestData, DeleteRecordsTopic,
 };
@@ -97,7 +99,11 @@ impl Admin {
                 let floor = context.model.floor(topic, partition);
                 let asked = match context.random.below(3) {
                     0 => floor.end,
-                    _ => floor.start + i64::try_from(context.random.below((floor.end - floor.start) as u64 + 1)).ok()?,
+                    _ => {
+                        floor.start
+                            + i64::try_from(context.random.below((floor.end - floor.start) as u64 + 1))
+                                .ok()?
+                    }
                 };
                 let known = context.model.partition(topic, partition);
                 known.start_asked_max = known.start_asked_max.max(asked);
@@ -160,7 +166,11 @@ impl Admin {
                     configs: configs.collect(),
                     ..Default::default()
                 };
-                let request = CreateTopicsRequestData { topics: vec![wanted], timeout_ms: 10_000, ..Default::default() };
+                let request = CreateTopicsRequestData {
+                    topics: vec![wanted],
+                    timeout_ms: 10_000,
+                    ..Default::default()
+                };
                 context.send(7, &Request::CreateTopics(request))
             }
             Task::Delete { topic, .. } => {
@@ -170,8 +180,11 @@ impl Admin {
                 context.send(6, &Request::DeleteTopics(request))
             }
             Task::DeleteRecords { topic, partition, offset, .. } => {
-                let partitions =
-                    vec![DeleteRecordsPartition { partition_index: *partition, offset: *offset, ..Default::default() }];
+                let partitions = vec![DeleteRecordsPartition {
+                    partition_index: *partition,
+                    offset: *offset,
+                    ..Default::default()
+                }];
                 let name = kafka_string(&context.model.topic(*topic).name);
                 let topics = vec![DeleteRecordsTopic { name, partitions, ..Default::default() }];
                 let request = DeleteRecordsRequestData { topics, timeout_ms: 10_000, ..Default::default() };
@@ -197,7 +210,11 @@ impl Admin {
                     return Some(Task::Create { topic, configs, is_made: true });
                 }
                 let model = context.model.topic(topic);
-                assert_eq!(found.partitions.len(), model.partitions.len(), "a topic has the partitions asked for");
+                assert_eq!(
+                    found.partitions.len(),
+                    model.partitions.len(),
+                    "a topic has the partitions asked for"
+                );
                 model.id = Some(topic_id(found.topic_id));
                 model.life = Life::Live;
                 None
@@ -219,7 +236,10 @@ impl Admin {
                 let code = ErrorCode::from(answer.error_code);
                 let name = context.model.topic(topic).name.clone();
                 if code != ErrorCode::None {
-                    assert!(is_retriable(code), "{name}-{partition}: deletion up to {offset} is refused with {code:?}");
+                    assert!(
+                        is_retriable(code),
+                        "{name}-{partition}: deletion up to {offset} is refused with {code:?}"
+                    );
                     return Some(Task::DeleteRecords { topic, partition, offset, floor });
                 }
                 let low = answer.low_watermark;

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use protocol::frame::{Request, Response};
 use protocol::messages::fetch_request::{FetchPartition, FetchRequestData, FetchTopic};
-use protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsRequestData, ListOffsetsTopic};
+use protocol::messages::list_offsets_request::{
+    ListOffsetsPartition, ListOffsetsRequestData, ListOffsetsTopic,
+};
 use protocol::messages::offset_fetch_request::{OffsetFetchRequestData, OffsetFetchRequestTopic};
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
 
@@ -49,7 +51,13 @@ impl Default for Auditor {
 impl Auditor {
     /// An auditor who has not begun.
     pub fn new() -> Auditor {
-        Auditor { is_begun: false, is_connected: false, is_connecting: false, tasks: VecDeque::new(), asked: None }
+        Auditor {
+            is_begun: false,
+            is_connected: false,
+            is_connecting: false,
+            tasks: VecDeque::new(),
+            asked: None,
+        }
     }
 
     fn begin(&mut self, context: &mut Context<'_>) {
@@ -62,7 +70,11 @@ impl Auditor {
         let deleted = context.model.topics_in(Life::Deleted);
         self.tasks.extend(deleted.into_iter().map(|topic| Task::Deleted { topic }));
         let committed = context.model.committed.keys().cloned();
-        self.tasks.extend(committed.map(|(group, topic, partition)| Task::Committed { group, topic, partition }));
+        self.tasks.extend(committed.map(|(group, topic, partition)| Task::Committed {
+            group,
+            topic,
+            partition,
+        }));
     }
 
     fn pump(&mut self, context: &mut Context<'_>) {
@@ -91,8 +103,11 @@ impl Auditor {
             Task::Deleted { topic } => fetch(context, *topic, 0, 0),
             Task::Committed { group, topic, partition } => {
                 let name = kafka_string(&context.model.topic(*topic).name);
-                let topics =
-                    vec![OffsetFetchRequestTopic { name, partition_indexes: vec![*partition], ..Default::default() }];
+                let topics = vec![OffsetFetchRequestTopic {
+                    name,
+                    partition_indexes: vec![*partition],
+                    ..Default::default()
+                }];
                 let request = OffsetFetchRequestData {
                     group_id: kafka_string(group),
                     topics: Some(topics),
@@ -130,7 +145,10 @@ impl Auditor {
                 context.model.on_watermarks(*topic, *partition, floor, answer.log_start_offset, end);
                 let records = answer.records.clone().unwrap_or_default();
                 let read = context.model.on_read(*topic, *partition, *next, end, &records);
-                assert!(read > *next || *next == end, "{task:?}: nothing comes, though the log ends at {end}");
+                assert!(
+                    read > *next || *next == end,
+                    "{task:?}: nothing comes, though the log ends at {end}"
+                );
                 match read == end {
                     true => self.on_drained(context, *topic, *partition, *start, end),
                     false => {
@@ -151,7 +169,10 @@ impl Auditor {
                 assert_eq!(code, ErrorCode::UnknownTopicId, "{name} was deleted");
                 true
             }
-            (Task::Committed { group, topic, partition }, Answer::Response(Response::OffsetFetch(response))) => {
+            (
+                Task::Committed { group, topic, partition },
+                Answer::Response(Response::OffsetFetch(response)),
+            ) => {
                 let code = ErrorCode::from(response.error_code);
                 if code != ErrorCode::None {
                     assert!(is_retriable(code), "{task:?} is refused with {code:?}");
@@ -172,11 +193,19 @@ impl Auditor {
         }
     }
 
-    fn on_drained(&mut self, context: &mut Context<'_>, topic: TopicRef, partition: i32, start: i64, end: i64) {
+    fn on_drained(
+        &mut self,
+        context: &mut Context<'_>,
+        topic: TopicRef,
+        partition: i32,
+        start: i64,
+        end: i64,
+    ) {
         let name = context.model.topic(topic).name.clone();
         let found = context.model.partition(topic, partition);
         found.assert_order(&format!("{name}-{partition}"));
-        let times: Vec<i64> = found.slots.range(start..end).filter_map(|(_, slot)| slot.timestamp_ms).collect();
+        let times: Vec<i64> =
+            found.slots.range(start..end).filter_map(|(_, slot)| slot.timestamp_ms).collect();
         assert_eq!(times.len() as i64, end - start, "{name}-{partition}: every offset was read");
         assert!(
             found.slots.last_key_value().is_none_or(|(offset, _)| *offset < end),
@@ -210,7 +239,8 @@ fn check_look(context: &mut Context<'_>, task: &Task, found: (i64, i64)) {
         timestamp_ms => known.scan(start, end, timestamp_ms).unwrap_or((-1, -1)),
     };
     // Retention may have moved the start meanwhile. Of a log that lost its first records only a bound is remembered.
-    let is_later = (has_retention && (found.1 > expected.1 || found.1 == -1)) || (timestamp_ms == MAX_TIMESTAMP && start > 0);
+    let is_later = (has_retention && (found.1 > expected.1 || found.1 == -1))
+        || (timestamp_ms == MAX_TIMESTAMP && start > 0);
     assert!(
         found == expected || is_later,
         "{name}-{partition}: {task:?} finds (timestamp, offset) {found:?} and not {expected:?}"
@@ -218,8 +248,12 @@ fn check_look(context: &mut Context<'_>, task: &Task, found: (i64, i64)) {
 }
 
 fn list_offsets(context: &mut Context<'_>, topic: TopicRef, partition: i32, timestamp: i64) -> i32 {
-    let asked =
-        ListOffsetsPartition { partition_index: partition, current_leader_epoch: -1, timestamp, ..Default::default() };
+    let asked = ListOffsetsPartition {
+        partition_index: partition,
+        current_leader_epoch: -1,
+        timestamp,
+        ..Default::default()
+    };
     let name = kafka_string(&context.model.topic(topic).name);
     let topics = vec![ListOffsetsTopic { name, partitions: vec![asked], ..Default::default() }];
     let request = ListOffsetsRequestData { replica_id: -1, topics, ..Default::default() };

@@ -111,7 +111,7 @@ impl Consumer {
         let request = FetchRequestData {
             replica_id: -1,
             max_wait_ms: i32::try_from(context.random.below(800)).expect("it is small"),
-            min_bytes: i32::try_from([1, 1, 100, 100_000][context.random.index(4)]).expect("it is small"),
+            min_bytes: [1, 1, 100, 100_000][context.random.index(4)],
             max_bytes: if is_small { 1_000 } else { 8 << 20 },
             session_id: 0,
             session_epoch: -1,
@@ -148,7 +148,9 @@ impl Consumer {
                     let has_retention = context.model.topic(topic).has_retention;
                     let start_asked = context.model.partition(topic, partition).start_asked_max;
                     assert!(
-                        has_retention || at.offset < start_asked.max(at.start_asked_max) || at.offset > at.floor.end,
+                        has_retention
+                            || at.offset < start_asked.max(at.start_asked_max)
+                            || at.offset > at.floor.end,
                         "{name}-{partition}: offset {} is out of range, though the log holds it: {at:?}",
                         at.offset
                     );
@@ -186,7 +188,10 @@ fn random_offset(context: &mut Context<'_>, topic: TopicRef, partition: i32) -> 
     match context.random.below(4) {
         0 => start,
         1 => end,
-        _ => start + i64::try_from(context.random.below((end - start).unsigned_abs() + 1)).expect("a short log"),
+        _ => {
+            start
+                + i64::try_from(context.random.below((end - start).unsigned_abs() + 1)).expect("a short log")
+        }
     }
 }
 

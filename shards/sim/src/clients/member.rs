@@ -144,7 +144,8 @@ impl Member {
                 context.send(5, &Request::SyncGroup(request))
             }
             Step::Heartbeat => {
-                let request = HeartbeatRequestData { group_id, generation_id, member_id, ..Default::default() };
+                let request =
+                    HeartbeatRequestData { group_id, generation_id, member_id, ..Default::default() };
                 context.send(4, &Request::Heartbeat(request))
             }
             Step::Commit { at, offset } => {
@@ -159,15 +160,22 @@ impl Member {
                     group_id,
                     generation_id_or_member_epoch: generation_id,
                     member_id,
-                    topics: vec![OffsetCommitRequestTopic { name, partitions: vec![partition], ..Default::default() }],
+                    topics: vec![OffsetCommitRequestTopic {
+                        name,
+                        partitions: vec![partition],
+                        ..Default::default()
+                    }],
                     ..Default::default()
                 };
                 context.send(8, &Request::OffsetCommit(request))
             }
             Step::Fetch { at, .. } => {
                 let name = kafka_string(&context.model.topic(at.topic).name);
-                let topics =
-                    vec![OffsetFetchRequestTopic { name, partition_indexes: vec![at.partition], ..Default::default() }];
+                let topics = vec![OffsetFetchRequestTopic {
+                    name,
+                    partition_indexes: vec![at.partition],
+                    ..Default::default()
+                }];
                 let request = OffsetFetchRequestData { group_id, topics: Some(topics), ..Default::default() };
                 context.send(7, &Request::OffsetFetch(request))
             }
@@ -187,7 +195,8 @@ impl Member {
             self.step = Step::Heartbeat;
         } else {
             let at = live[context.random.index(live.len())];
-            let known = context.model.committed.entry((self.group.clone(), at.topic, at.partition)).or_default();
+            let known =
+                context.model.committed.entry((self.group.clone(), at.topic, at.partition)).or_default();
             self.step = match context.random.percent(50) {
                 true => {
                     known.sent += 1;
@@ -286,7 +295,12 @@ impl Member {
             if is_gone {
                 return self.choose(context);
             }
-            assert!(self.on_group_error(context, code), "{}: {:?} is refused with {code:?}", self.group, self.step);
+            assert!(
+                self.on_group_error(context, code),
+                "{}: {:?} is refused with {code:?}",
+                self.group,
+                self.step
+            );
             return;
         }
         match response {
@@ -308,7 +322,9 @@ impl Member {
                 self.choose(context);
             }
             Response::OffsetFetch(response) => {
-                let Step::Fetch { at, acknowledged } = self.step else { unreachable!("a fetch was asked for") };
+                let Step::Fetch { at, acknowledged } = self.step else {
+                    unreachable!("a fetch was asked for")
+                };
                 let offset = response.topics[0].partitions[0].committed_offset;
                 let key = (self.group.clone(), at.topic, at.partition);
                 let sent = context.model.committed[&key].sent;

@@ -118,7 +118,8 @@ impl Producer {
         }
         if self.options.is_idempotent && self.id.is_none() {
             if self.id_asked.is_none() {
-                let request = InitProducerIdRequestData { producer_id: -1, producer_epoch: -1, ..Default::default() };
+                let request =
+                    InitProducerIdRequestData { producer_id: -1, producer_epoch: -1, ..Default::default() };
                 self.id_asked = Some(context.send(4, &Request::InitProducerId(request)));
             }
             return;
@@ -195,7 +196,11 @@ impl Producer {
         for _ in 0..count {
             let uid = context.model.next_uid();
             // Mostly the present, sometimes long ago.
-            let age_ms = if context.random.percent(10) { context.random.below(10_000) } else { context.random.below(20) };
+            let age_ms = if context.random.percent(10) {
+                context.random.below(10_000)
+            } else {
+                context.random.below(20)
+            };
             let timestamp_ms = context.now.wall_ms - i64::try_from(age_ms).expect("it is small");
             let length = VALUE_HEAD_BYTES as u64 + context.random.below(self.options.value_bytes_max);
             let value = value_of(uid, usize::try_from(length).expect("it is small"));
@@ -220,20 +225,26 @@ impl Producer {
         let topic = self.topic.expect("a topic was chosen");
         let (acks, name) = (self.options.acks, context.model.topic(topic).name.clone());
         let id = context.model.topic(topic).id.expect("a live topic has an id");
-        for in_flight in self.unacknowledged.iter_mut().filter(|in_flight| in_flight.correlation_id.is_none()) {
+        for in_flight in self.unacknowledged.iter_mut().filter(|in_flight| in_flight.correlation_id.is_none())
+        {
             let partition_data = in_flight.parts.iter().map(|part| PartitionProduceData {
                 index: part.partition,
                 records: Some(part.records.clone()),
                 ..Default::default()
             });
             let version = if context.random.percent(50) { 13 } else { 9 };
-            let mut topic_data = TopicProduceData { partition_data: partition_data.collect(), ..Default::default() };
+            let mut topic_data =
+                TopicProduceData { partition_data: partition_data.collect(), ..Default::default() };
             match version {
                 13 => topic_data.topic_id = kafka_uuid(id),
                 _ => topic_data.name = kafka_string(&name),
             }
-            let request =
-                ProduceRequestData { acks, timeout_ms: 30_000, topic_data: vec![topic_data], ..Default::default() };
+            let request = ProduceRequestData {
+                acks,
+                timeout_ms: 30_000,
+                topic_data: vec![topic_data],
+                ..Default::default()
+            };
             in_flight.correlation_id = Some(context.send_produce(version, &request));
         }
         if acks == 0 {
@@ -256,7 +267,11 @@ impl Producer {
                 return false;
             }
             let number = self.options.number;
-            assert!(is_retriable(code), "producer {number} is refused with {code:?}: {:?}", answer.error_message);
+            assert!(
+                is_retriable(code),
+                "producer {number} is refused with {code:?}: {:?}",
+                answer.error_message
+            );
             is_refused = true;
             true
         });
@@ -315,7 +330,9 @@ impl Actor for Producer {
                 }
                 self.pump(context);
             }
-            Answer::Response(Response::Produce(response)) => self.on_produced(context, correlation_id, response),
+            Answer::Response(Response::Produce(response)) => {
+                self.on_produced(context, correlation_id, response)
+            }
             other => panic!("a producer asked for no {other:?}"),
         }
     }
