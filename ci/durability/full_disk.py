@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 
@@ -93,6 +94,10 @@ def full_disk(context):
     with small_disk(disk):
         try:
             fill_and_free(context, disk)
+        except Failed:
+            context.close()
+            shutil.copytree(disk / "data", context.folder / "data", ignore_dangling_symlinks=True)
+            raise
         finally:
             context.close()
 

@@ -401,7 +401,7 @@ def slow_readers(target):
 ATTACKS = [
     unknown_api_keys, unsupported_versions, impossible_lengths, claimed_counts, tagged_fields, half_frames_and_silence,
     large_half_frames, bad_batches, bombs, million_topics, garbage, three_thousand_connections, connect_storm,
-    slow_readers,
+    slow_readers, million_topics_to_create,
 ]  # fmt: skip
 
 

@@ -127,13 +127,7 @@ impl Wal {
     /// Adds records to the next flush.
     pub(crate) fn push(&mut self, unit: Unit) {
         self.waiting_bytes += unit_bytes(&unit);
-        // A checkpoint speaks of entries that are durable, so it may overtake: it frees the file that the rest may need.
-        let is_checkpoint = |record: &Record| matches!(record, Record::Checkpoint { .. });
-        if unit.number.is_none() && unit.records.iter().all(is_checkpoint) {
-            self.waiting.push_front(unit);
-        } else {
-            self.waiting.push_back(unit);
-        }
+        self.waiting.push_back(unit);
     }
 
     /// Whether data of this size finds room in the files that are there. `false` while files are being freed, or the
