@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import time
 
-import wire
-from ledger import Ledger, read_back, value_of
-from server import Failed, Skipped, check
-from workload import create_topics
+from confluent_kafka import KafkaException, TopicPartition
 
-DISK_MIB = 256
+import wire
+from ledger import Ledger, end_offsets, read_back, value_of
+from server import Failed, Skipped, check
+from workload import admin_client, create_topics
+
+DISK_MIB = 768
 RECORD_BYTES = 300_000
 STORAGE_ERROR = 56
 # Retriable: what a client may see instead while the broker still hopes for space.
@@ -89,6 +91,26 @@ class Writer:
         raise Failed("a full disk refuses nothing")
 
 
+def log_starts(server, ledger):
+    return {partition: start for partition, (start, _) in end_offsets(server.bootstrap, ledger.partitions).items()}
+
+
+def delete_records(server, ledger):
+    """Makes room by DeleteRecords, which must work on a full disk: all but the last records of each partition go."""
+    ends = end_offsets(server.bootstrap, ledger.partitions)
+    wanted = [TopicPartition(*partition, end - 5) for partition, (_, end) in ends.items()]
+    client = admin_client(server.bootstrap)
+    for partition, future in client.delete_records(wanted, request_timeout=30).items():
+        try:
+            future.result(30)
+        except KafkaException as error:
+            raise Failed(f"DeleteRecords of {partition} fails on a full disk: {error}") from None
+    for partition, offsets in ledger.acknowledged.items():
+        for table in (offsets, ledger.seen[partition]):
+            for offset in [offset for offset in table if offset < ends[partition][1] - 5]:
+                del table[offset]
+
+
 def full_disk(context):
     disk = context.folder / "disk"
     with small_disk(disk):
@@ -112,32 +134,37 @@ def fill_and_free(context, disk):
         check(writer.write() == 0, "a record is refused while there is space")
     ballast = disk / "ballast"
     seen = set()
+    accepted = 0
     for turn in range(3):
         fill(ballast)
         refusals = writer.write_until_refused()
         seen.update(refusals)
         check(set(refusals) <= {STORAGE_ERROR, TIMED_OUT}, f"a full disk is answered with errors {refusals}")
         read_back(server.bootstrap, ledger)
+        accepted = ledger.acknowledged_count()
         if turn == 1:
             # It must come up again even now, and still serve what it has.
             server.kill()
             server.start()
             read_back(server.bootstrap, ledger)
-        ballast.unlink()
+        if turn < 2:
+            ballast.unlink()
+        else:
+            delete_records(server, ledger)
         deadline = time.monotonic() + RECOVERY_SECONDS_MAX
         while writer.write() != 0:
             check(time.monotonic() < deadline, f"nothing is taken {RECOVERY_SECONDS_MAX} s after space came back")
             time.sleep(0.1)
         for _ in range(20):
             check(writer.write() == 0, "a record is refused although space came back")
-        read_back(server.bootstrap, ledger)
-        context.note(f"turn {turn + 1}: {ledger.acknowledged_count()} of {writer.sequence} records taken")
+        read_back(server.bootstrap, ledger, log_starts(server, ledger))
+        context.note(f"turn {turn + 1}: {writer.sequence} records sent")
     server.kill()
     server.start()
-    read_back(server.bootstrap, ledger)
+    read_back(server.bootstrap, ledger, log_starts(server, ledger))
     check(server.stop() == 0, "the stop failed")
     names = {STORAGE_ERROR: "KAFKA_STORAGE_ERROR", TIMED_OUT: "REQUEST_TIMED_OUT"}
     context.note(
         f"refused with {', '.join(sorted(names[error] for error in seen))}, after {writer.slowest:.1f} s at most; "
-        f"{ledger.acknowledged_count()} of {writer.sequence} records taken, all there"
+        f"{accepted} of {writer.sequence} records taken, all there"
     )

@@ -4,7 +4,7 @@
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use log::segment::{
-    ReadPlan, ScanEnd, SegmentIndex, are_sealed_indexes_sane, last_timestamp, offset_for_timestamp, plan_read,
+    ReadPlan, ScanEnd, SegmentIndex, TIME_ENTRY_BYTES, are_sealed_indexes_sane, last_timestamp, offset_for_timestamp, plan_read,
     plan_timestamp_search, position_for_offset, position_for_timestamp, restore,
 };
 use protocol::batch::{BatchOptions, batches};
@@ -66,8 +66,10 @@ fn scan(base: Offset, index: &[u8], time_index: &[u8], segment: &[u8], durable: 
         assert!(restored.rescan_from as usize + at <= segment.len() && fresh_at <= segment.len());
     }
     fresh.seal();
+    // An index that begins with the year 1970 is taken for a hole in the file, and made again.
+    let is_doubtful = fresh.time_index().first_chunk() == Some(&[0; TIME_ENTRY_BYTES]);
     assert!(
-        are_sealed_indexes_sane(base, fresh.offset_index(), fresh.time_index(), fresh.end_position()),
+        is_doubtful || are_sealed_indexes_sane(base, fresh.offset_index(), fresh.time_index(), fresh.end_position()),
         "an index made of a segment is sane"
     );
     // The files of the index itself bring it back.

@@ -170,9 +170,9 @@ impl Wal {
         assert!(is_ascending, "spare files are written in their order");
     }
 
-    /// Whether old files should be freed.
+    /// Whether old files should be freed: there are many, or the file system has no room for another.
     pub(crate) fn is_under_pressure(&self) -> bool {
-        self.ledger.files().len() > FILES_IN_USE_BEFORE_PRESSURE
+        self.ledger.files().len() > FILES_IN_USE_BEFORE_PRESSURE || self.no_space_until_us.is_some()
     }
 
     /// What keeps the oldest file in use, under pressure.
@@ -273,14 +273,16 @@ impl Wal {
 
     /// Keeps spare files: an old one that nobody needs, or a new one while there are not too many.
     fn prepare_file(&mut self, effects: &mut Vec<Effect>) {
-        if self.preparing.is_some() || self.spare.len() >= SPARE_FILES || self.no_space_until_us.is_some() {
+        if self.preparing.is_some() || self.spare.len() >= SPARE_FILES {
             return;
         }
         let file = self.next_file;
         if let Some(from) = self.ledger.recyclable().next() {
             self.preparing = Some(Preparing::Recycled { from });
             effects.push(Effect::RecycleWalFile { from, file });
-        } else if self.ledger.files().len() + self.spare.len() < WAL_FILES_MAX {
+        } else if self.ledger.files().len() + self.spare.len() < WAL_FILES_MAX
+            && self.no_space_until_us.is_none()
+        {
             self.preparing = Some(Preparing::New);
             effects.push(Effect::CreateWalFile { file });
         } else {
