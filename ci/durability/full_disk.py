@@ -166,5 +166,5 @@ def fill_and_free(context, disk):
     names = {STORAGE_ERROR: "KAFKA_STORAGE_ERROR", TIMED_OUT: "REQUEST_TIMED_OUT"}
     context.note(
         f"refused with {', '.join(sorted(names[error] for error in seen))}, after {writer.slowest:.1f} s at most; "
-        f"{accepted} of {writer.sequence} records taken, all there"
+        f"{accepted} of {writer.sequence} records taken, none lost"
     )

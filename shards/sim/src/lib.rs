@@ -6,6 +6,7 @@
 pub mod actor;
 pub mod clients;
 pub mod disk;
+mod disk_request;
 pub mod model;
 pub mod plan;
 pub mod process;

@@ -7,12 +7,13 @@ use bytes::{Bytes, BytesMut};
 use protocol::api::ApiKey;
 use protocol::client;
 use protocol::messages::kafka_uuid;
-use shard::{DiskAnswer, DiskRequest, Effect, Event, ShardMessage};
+use shard::{DiskAnswer, Effect, Event, ShardMessage};
 use types::limits::BLOCK_BYTES;
 use types::{ConnectionId, GroupId, Now, ShardId, ShardLayout};
 
 use crate::actor::{Actor, Answer, Context, Outgoing, Wish};
 use crate::disk::{Disk, WalWork};
+use crate::disk_request::{Asked, group_of};
 use crate::model::{Life, Model};
 use crate::plan::{Delays, Fault, Plan};
 use crate::process::{Lane, Process};
@@ -767,42 +768,6 @@ impl World {
             Event::TurnEnded => self.trace.note(now_us, format_args!("{shard}: turn")),
             Event::DeadlineReached => self.trace.note(now_us, format_args!("{shard}: deadline")),
             Event::ShutdownRequested => self.trace.note(now_us, format_args!("{shard}: shutdown")),
-        }
-    }
-}
-
-fn group_of(request: &DiskRequest) -> GroupId {
-    match request {
-        DiskRequest::CreateGroup { group, .. }
-        | DiskRequest::RemoveGroup { group }
-        | DiskRequest::AppendSegment { group, .. }
-        | DiskRequest::RemoveSegments { group, .. }
-        | DiskRequest::ReadSegment { group, .. }
-        | DiskRequest::ReadIndexes { group, .. } => *group,
-    }
-}
-
-/// A request on segments, in short.
-struct Asked<'a>(&'a DiskRequest);
-
-impl fmt::Display for Asked<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            DiskRequest::CreateGroup { group, .. } => write!(f, "create group {group}"),
-            DiskRequest::RemoveGroup { group } => write!(f, "remove group {group}"),
-            DiskRequest::AppendSegment { group, segment, position, data, offsets, times } => {
-                let bytes: usize = data.iter().map(Bytes::len).sum();
-                let (index_at, time_at) = (offsets.0, times.0);
-                write!(
-                    f,
-                    "append {bytes} at {position} of {group}/{segment}, indexes at {index_at} and {time_at}"
-                )
-            }
-            DiskRequest::RemoveSegments { group, segments } => write!(f, "remove {segments:?} of {group}"),
-            DiskRequest::ReadSegment { group, segment, position, length } => {
-                write!(f, "read {length} at {position} of {group}/{segment}")
-            }
-            DiskRequest::ReadIndexes { group, segment } => write!(f, "read indexes of {group}/{segment}"),
         }
     }
 }
