@@ -13,7 +13,8 @@ TAIL_RECORDS = 300
 
 
 def prepare(context, name, shards):
-    server = context.server(name, shards=shards)
+    # A group that forms anew waits for company, by default longer than the time between two kills.
+    server = context.server(name, shards=shards, settings=["group.initial.rebalance.delay.ms=0"])
     server.start()
     create_topics(server.bootstrap, TOPICS)
     ledger = Ledger((topic, number) for topic, (count, _) in TOPICS.items() for number in range(count))
