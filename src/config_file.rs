@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::exit::Error;
+use crate::peers::PeerEntry;
 
 /// The largest configuration file that is read, bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -29,7 +30,8 @@ pub struct ConfigFile {
     pub log_format: Option<String>,
     pub bootstrap_server: Option<String>,
     pub raft_addr: Option<String>,
-    pub peers: Option<Vec<String>>,
+    /// `"id@host:port"`, or tables `[[peers]]`.
+    pub peers: Option<Vec<PeerEntry>>,
     pub bootstrap: Option<bool>,
     /// Broker settings by Kafka's names, which may be quoted or written as dotted keys.
     #[serde(default)]

@@ -14,6 +14,8 @@ pub enum ExitReason {
     CommandFailed = 1,
     /// An option, a setting or the configuration file is wrong.
     Usage = 2,
+    /// A client command found that not all of the cluster is well.
+    Unhealthy = 3,
     /// A stop did not finish within its time; what was acknowledged is durable all the same.
     StopTimedOut = 10,
     /// A write or flush of the WAL failed.
@@ -24,6 +26,8 @@ pub enum ExitReason {
     DataDamaged = 22,
     /// A shard's thread ended without being asked.
     ShardDied = 23,
+    /// The cluster could not be joined.
+    NotJoined = 25,
     /// A port is in use.
     PortTaken = 64,
     /// An address cannot be listened on.
@@ -44,8 +48,6 @@ pub enum ExitReason {
     WalDamaged = 72,
     /// The machine refused a thread or an executor.
     CannotStart = 73,
-    /// This version runs one broker only.
-    ClusterNotAvailable = 80,
     /// A second signal ended the process at once.
     Interrupted = 130,
 }
@@ -56,11 +58,13 @@ impl ExitReason {
         ExitReason::Ok,
         ExitReason::CommandFailed,
         ExitReason::Usage,
+        ExitReason::Unhealthy,
         ExitReason::StopTimedOut,
         ExitReason::WalWriteFailed,
         ExitReason::SegmentWriteFailed,
         ExitReason::DataDamaged,
         ExitReason::ShardDied,
+        ExitReason::NotJoined,
         ExitReason::PortTaken,
         ExitReason::CannotListen,
         ExitReason::DataDirLocked,
@@ -71,7 +75,6 @@ impl ExitReason {
         ExitReason::NoIoUring,
         ExitReason::WalDamaged,
         ExitReason::CannotStart,
-        ExitReason::ClusterNotAvailable,
         ExitReason::Interrupted,
     ];
 
@@ -86,11 +89,13 @@ impl ExitReason {
             ExitReason::Ok => "ended as asked",
             ExitReason::CommandFailed => "a client command failed",
             ExitReason::Usage => "wrong option, setting or configuration file",
+            ExitReason::Unhealthy => "the cluster is not healthy (cluster status, cluster health)",
             ExitReason::StopTimedOut => "the stop took too long and was cut short",
             ExitReason::WalWriteFailed => "a WAL write failed",
             ExitReason::SegmentWriteFailed => "a segment write failed",
             ExitReason::DataDamaged => "stored data is damaged",
             ExitReason::ShardDied => "a shard's thread died",
+            ExitReason::NotJoined => "the cluster could not be joined",
             ExitReason::PortTaken => "a port is in use",
             ExitReason::CannotListen => "an address cannot be listened on",
             ExitReason::DataDirLocked => "the data directory is in use by another process",
@@ -101,7 +106,6 @@ impl ExitReason {
             ExitReason::NoIoUring => "io_uring is not available",
             ExitReason::WalDamaged => "the WAL is damaged and was left as it is",
             ExitReason::CannotStart => "the system refused a thread",
-            ExitReason::ClusterNotAvailable => "clustering is not in this version",
             ExitReason::Interrupted => "a second signal ended the process at once",
         }
     }
@@ -128,11 +132,6 @@ pub enum Error {
     /// An option, a setting or the configuration file is wrong.
     #[error("{0}")]
     Usage(String),
-    /// The command needs a cluster.
-    #[error(
-        "clustering is not in this version: run a single broker with `chronik-server standalone` (without --peers)"
-    )]
-    ClusterNotAvailable,
     /// A port is in use.
     #[error("{address} is in use by another process: stop it, or choose another port with --{option}")]
     PortTaken {
@@ -212,6 +211,9 @@ pub enum Error {
     /// A command cannot do what it was asked to.
     #[error("{0}")]
     Command(String),
+    /// The cluster was asked, and not all is well.
+    #[error("the cluster is not healthy: {0}")]
+    Unhealthy(String),
     /// A local file or stream failed.
     #[error("cannot {operation} {path}: {source}")]
     File {
@@ -236,11 +238,11 @@ impl Error {
     pub fn reason(&self) -> ExitReason {
         match self {
             Error::Usage(_) => ExitReason::Usage,
-            Error::ClusterNotAvailable => ExitReason::ClusterNotAvailable,
             Error::PortTaken { .. } => ExitReason::PortTaken,
             Error::CannotListen { .. } => ExitReason::CannotListen,
             Error::NotStarted { reason, .. } | Error::Ended { reason, .. } => *reason,
             Error::System { .. } => ExitReason::CannotStart,
+            Error::Unhealthy(_) => ExitReason::Unhealthy,
             Error::Unreachable { .. }
             | Error::Connection { .. }
             | Error::NotKafka { .. }

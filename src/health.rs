@@ -20,6 +20,7 @@ struct Report {
 #[serde(rename_all = "lowercase")]
 enum Status {
     Starting,
+    Joining,
     Serving,
     Stopping,
 }
@@ -30,12 +31,22 @@ impl Health {
         Health(Mutex::new(Report { node_id, cluster_id: None, shards_serving: 0, status: Status::Starting }))
     }
 
-    /// All shards serve.
+    /// All shards run, and look for the cluster.
+    pub fn on_joining(&self, shards: u16) {
+        self.change(|report| {
+            report.shards_serving = shards;
+            report.status = Status::Joining;
+        });
+    }
+
+    /// All shards serve, and the node is one of its cluster. Nothing changes when it is being stopped meanwhile.
     pub fn on_serving(&self, cluster_id: &str, shards: u16) {
         self.change(|report| {
-            report.cluster_id = Some(cluster_id.to_owned());
-            report.shards_serving = shards;
-            report.status = Status::Serving;
+            if report.status != Status::Stopping {
+                report.cluster_id = Some(cluster_id.to_owned());
+                report.shards_serving = shards;
+                report.status = Status::Serving;
+            }
         });
     }
 
@@ -69,9 +80,12 @@ mod tests {
         let check =
             |is_healthy: bool, json: &str| assert_eq!(health.report(), (is_healthy, json.to_owned() + "\n"));
         check(false, r#"{"node_id":3,"cluster_id":null,"shards_serving":0,"status":"starting"}"#);
+        health.on_joining(2);
+        check(false, r#"{"node_id":3,"cluster_id":null,"shards_serving":2,"status":"joining"}"#);
         health.on_serving("x\"y", 2);
         check(true, r#"{"node_id":3,"cluster_id":"x\"y","shards_serving":2,"status":"serving"}"#);
         health.on_stopping();
+        health.on_serving("z", 2);
         check(false, r#"{"node_id":3,"cluster_id":"x\"y","shards_serving":0,"status":"stopping"}"#);
     }
 }

@@ -9,12 +9,14 @@ mod config_file;
 mod exit;
 mod health;
 mod http;
+mod local;
 mod machine;
 mod node;
 mod observe;
 mod options;
+mod peers;
+mod run;
 mod settings;
-mod standalone;
 
 use std::process::ExitCode;
 
@@ -29,7 +31,7 @@ fn main() -> ExitCode {
         Ok(command_line) => command_line,
         Err(error) => return on_parse_error(&error).into(),
     };
-    match run(command_line) {
+    match execute(command_line) {
         Ok(()) => ExitReason::Ok.into(),
         Err(error) => {
             eprintln!("chronik-server: {error}");
@@ -38,16 +40,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(CommandLine { command, global }: CommandLine) -> Result<(), Error> {
+fn execute(CommandLine { command, global }: CommandLine) -> Result<(), Error> {
     let options = || Options::resolve(global);
     match command {
-        None | Some(Command::Standalone) => standalone::run(&options()?),
-        Some(Command::RaftCluster) => Err(Error::ClusterNotAvailable),
+        None | Some(Command::Standalone) => run::standalone(&options()?),
+        Some(Command::RaftCluster) => run::raft_cluster(&options()?),
+        Some(Command::Local(local)) => local::run(&options()?, &local),
         Some(Command::Version) => {
             println!("chronik-server {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
         Some(Command::Topic(command)) => cli::topic::run(&options()?, command),
+        Some(Command::Cluster(cluster)) => cli::inspect::run(&options()?, &cluster),
         Some(Command::Produce(produce)) => cli::produce::run(&options()?, &produce),
         Some(Command::Consume(consume)) => cli::consume::run(&options()?, &consume),
         Some(Command::DumpLog(dump)) => cli::dump::run(&dump),

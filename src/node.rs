@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use broker::BrokerConfig;
 use coordinator::GroupConfig;
-use metadata::{Endpoint, StaticSettings, cluster_id_from_seed};
+use metadata::{Endpoint, StaticSettings, cluster_id_from_seed, directory_id_from_seed};
 use reactor::{Exit, Fatal, Node, NodeHandle, NodeOptions, Placement, StartError};
-use shard::{FatalReason, Registration, Shard, ShardConfig};
+use shard::{FatalReason, PeerAddress, Registration, Shard, ShardConfig};
 use types::NodeId;
 
 use crate::exit::{Error, ExitReason};
 use crate::machine::Layout;
 use crate::options::Options;
-use crate::settings::Settings;
+use crate::settings::{RACK_AWARE_SELECTOR, Settings};
 
 /// The name of the one listener for clients.
 const LISTENER: &str = "PLAINTEXT";
@@ -32,44 +32,182 @@ pub struct NodePlan<'a> {
     pub listen: &'a [SocketAddr],
     /// The host and port that clients are told.
     pub advertised: &'a (String, u16),
+    /// Which node of which cluster this is.
+    pub identity: ClusterIdentity,
+    /// Where to listen for other nodes.
+    pub raft_listen: &'a [SocketAddr],
 }
 
-/// Starts the node and returns it with the id of its cluster.
+/// What a node knows of its cluster at its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterIdentity {
+    /// The id of the cluster; `None` until it has joined one.
+    pub cluster_id: Option<String>,
+    /// The id of the cluster that it begins, if it may begin one.
+    pub new_cluster_id: String,
+    /// The other nodes, ascending.
+    pub peers: Vec<PeerAddress>,
+    /// The nodes that vote in the metadata group, ascending.
+    pub metadata_voters: Vec<NodeId>,
+    /// Whether it may elect a leader of the metadata group before it has heard of a cluster.
+    pub may_begin_cluster: bool,
+}
+
+impl ClusterIdentity {
+    /// How many nodes the cluster is to have.
+    fn nodes(&self) -> usize {
+        self.peers.len() + 1
+    }
+}
+
+/// The replicas of a topic, unless somebody says otherwise, in a cluster that has so many nodes.
+const DEFAULT_REPLICATION_FACTOR: usize = 3;
+
+/// The identity of a node that is alone. It needs nobody to give its cluster an id.
+///
+/// # Errors
+///
+/// When the data directory cannot be read, or belongs to a cluster of several nodes.
+pub fn standalone_identity(options: &Options) -> Result<ClusterIdentity, Error> {
+    let own = NodeId(options.node_id);
+    let voters = stored_voters(options)?.unwrap_or_else(|| vec![own]);
+    if voters.len() > 1 {
+        return Err(Error::Usage(format!(
+            "the data directory {} is of a cluster of nodes {}: use `chronik-server raft-cluster`, or another \
+             data directory",
+            options.data_dir.display(),
+            join(&voters)
+        )));
+    }
+    let new_cluster_id = new_cluster_id(options)?;
+    Ok(ClusterIdentity {
+        cluster_id: Some(new_cluster_id.clone()),
+        new_cluster_id,
+        peers: Vec::new(),
+        // One that is not this node shows when the data directory is opened, and is refused there.
+        metadata_voters: voters,
+        may_begin_cluster: true,
+    })
+}
+
+/// The identity of one node of several.
+///
+/// The voters of the metadata group are those of the first start: another `--peers` must not change them behind the
+/// group's back.
+///
+/// # Errors
+///
+/// When the data directory cannot be read.
+pub fn cluster_identity(options: &Options) -> Result<ClusterIdentity, Error> {
+    let mut peers = options.peers.clone();
+    peers.sort_by_key(|peer| peer.node);
+    let mut named: Vec<NodeId> = peers.iter().map(|peer| peer.node).collect();
+    named.push(NodeId(options.node_id));
+    named.sort();
+    if named.len().is_multiple_of(2) {
+        let (nodes, lost) = (named.len(), named.len() / 2 - 1);
+        tracing::warn!("{nodes} nodes survive the loss of {lost}, as {} do: use an odd number", nodes - 1);
+    }
+    let metadata_voters = match stored_voters(options)? {
+        Some(stored) => {
+            if stored != named {
+                let (stored, named) = (join(&stored), join(&named));
+                tracing::warn!(
+                    "the cluster was begun with nodes {stored}, which goes on to hold; --peers makes it {named}"
+                );
+            }
+            stored
+        }
+        None => named,
+    };
+    let cluster_id = reactor::stored_cluster_id(&options.data_dir).map_err(refusal)?;
+    let identity = ClusterIdentity {
+        may_begin_cluster: options.bootstrap || cluster_id.is_some(),
+        new_cluster_id: new_cluster_id(options)?,
+        cluster_id,
+        peers,
+        metadata_voters,
+    };
+    Ok(identity)
+}
+
+fn stored_voters(options: &Options) -> Result<Option<Vec<NodeId>>, Error> {
+    reactor::stored_voters(&options.data_dir).map_err(refusal)
+}
+
+/// The id that the data directory remembers, or a new one.
+fn new_cluster_id(options: &Options) -> Result<String, Error> {
+    match reactor::stored_cluster_id(&options.data_dir).map_err(refusal)? {
+        Some(cluster_id) => Ok(cluster_id),
+        None => Ok(cluster_id_from_seed(random_u64()?)),
+    }
+}
+
+fn join(nodes: &[NodeId]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    nodes.join(",")
+}
+
+/// Waits until the node is one of its cluster, and gives the cluster's id; `None` when the node ends before.
+pub fn await_cluster(plan: &NodePlan<'_>, handle: &NodeHandle) -> Option<String> {
+    if plan.raft_listen.is_empty() {
+        // Alone, it knows.
+        return plan.identity.cluster_id.clone();
+    }
+    tracing::info!("looking for the other nodes of the cluster");
+    handle.wait_joined().ok()
+}
+
+/// Starts the node.
 ///
 /// # Errors
 ///
 /// Why it does not start, in a line that says what to do.
-pub fn start(plan: &NodePlan<'_>) -> Result<(NodeHandle, String), Error> {
+pub fn start(plan: &NodePlan<'_>) -> Result<NodeHandle, Error> {
     let seed = random_u64()?;
-    let cluster_id = match reactor::stored_cluster_id(&plan.options.data_dir).map_err(refusal)? {
-        Some(cluster_id) => cluster_id,
-        None => cluster_id_from_seed(random_u64()?),
-    };
-    let config = Arc::new(broker_config(plan));
+    let config = Arc::new(broker_config(plan, seed));
     let settings = static_settings(plan);
     let (host, port) = plan.advertised.clone();
-    let registration = Registration {
-        node: NodeId(plan.options.node_id),
-        rack: plan.settings.rack(),
-        endpoint: Endpoint { listener: LISTENER.to_owned(), host, port },
+    let (node, rack) = (NodeId(plan.options.node_id), plan.settings.rack());
+    let endpoint = Endpoint { listener: LISTENER.to_owned(), host, port };
+    let new_cluster_id = plan.identity.new_cluster_id.clone();
+    let registration = move |directory_id| Registration {
+        node,
+        rack: rack.clone(),
+        endpoint: endpoint.clone(),
         incarnation: seed,
-        new_cluster_id: cluster_id.clone(),
+        directory_id,
+        new_cluster_id: new_cluster_id.clone(),
     };
+    let ClusterIdentity { peers, metadata_voters, may_begin_cluster, .. } = plan.identity.clone();
+    let replica_lag_ms_max = plan.settings.number("replica.lag.time.max.ms");
+    let balance_interval_ms = plan.settings.number::<i64>("leader.imbalance.check.interval.seconds") * 1_000;
+    let leader_balance_interval_ms =
+        plan.settings.flag("auto.leader.rebalance.enable").then_some(balance_interval_ms);
     let make_shard = move |start: reactor::ShardStart, effects: &mut Vec<shard::Effect>| {
         let config = ShardConfig {
             shard: start.shard,
             broker: Arc::clone(&config),
             settings: settings.clone(),
-            registration: registration.clone(),
+            registration: registration(start.directory_id),
+            peers: peers.clone(),
+            metadata_voters: metadata_voters.clone(),
+            may_begin_cluster,
+            replica_lag_ms_max,
+            leader_balance_interval_ms,
             seed,
         };
         Shard::new(config, start.recovered, start.now, effects)
     };
-    let handle = Node::start(node_options(plan, &cluster_id), make_shard).map_err(refusal)?;
-    Ok((handle, cluster_id))
+    Node::start(node_options(plan, seed)?, make_shard).map_err(|error| match error {
+        StartError::PortTaken { address } if plan.raft_listen.contains(&address) => {
+            Error::PortTaken { address: address.to_string(), option: "raft-addr" }
+        }
+        other => refusal(other),
+    })
 }
 
-fn node_options(plan: &NodePlan<'_>, cluster_id: &str) -> NodeOptions {
+fn node_options(plan: &NodePlan<'_>, incarnation: u64) -> Result<NodeOptions, Error> {
     let layout = plan.layout.shards;
     let mut options = NodeOptions::new(
         plan.options.data_dir.clone(),
@@ -77,24 +215,33 @@ fn node_options(plan: &NodePlan<'_>, cluster_id: &str) -> NodeOptions {
         layout.shards(),
         Arc::new(move |group| layout.shard_of(group)),
     );
-    options.cluster_id = Some(cluster_id.to_owned());
+    options.cluster_id = plan.identity.cluster_id.clone();
     options.listen = plan.listen.to_vec();
+    options.raft_listen = plan.raft_listen.to_vec();
+    options.voters = plan.identity.metadata_voters.clone();
+    options.incarnation = incarnation;
+    options.new_directory_id = directory_id_from_seed(random_u64()?);
     options.placement = match &plan.layout.cpus {
         Some(cpus) => Placement::Pinned(cpus.clone()),
         None => Placement::Unbound,
     };
     options.request_bytes_max = plan.settings.number("socket.request.max.bytes");
     options.connections_max_idle = Duration::from_millis(plan.settings.number("connections.max.idle.ms"));
-    options
+    Ok(options)
 }
 
-fn broker_config(plan: &NodePlan<'_>) -> BrokerConfig {
+fn broker_config(plan: &NodePlan<'_>, incarnation: u64) -> BrokerConfig {
     let settings = plan.settings;
     BrokerConfig {
         node: NodeId(plan.options.node_id),
+        incarnation,
         layout: plan.layout.shards,
         offsets_topic_partitions: settings.number("offsets.topic.num.partitions"),
-        offsets_topic_replication: settings.number("offsets.topic.replication.factor"),
+        // Fewer than asked for where there are fewer nodes, and not where some are still on their way.
+        offsets_topic_replication: settings
+            .number::<i16>("offsets.topic.replication.factor")
+            .min(i16::try_from(plan.identity.nodes()).unwrap_or(i16::MAX)),
+        reads_in_rack: settings.text("replica.selector.class") == RACK_AWARE_SELECTOR,
         producer_id_expiration_ms: settings.number("producer.id.expiration.ms"),
         retention_check_interval_ms: settings.number("log.retention.check.interval.ms"),
         log_dir: absolute_data_dir(plan.options).display().to_string(),
@@ -118,13 +265,18 @@ fn static_settings(plan: &NodePlan<'_>) -> StaticSettings {
     let listeners: Vec<String> =
         plan.listen.iter().map(|address| listener(&address.ip().to_string(), address.port())).collect();
     let (host, port) = plan.advertised;
-    plan.settings.static_settings(&[
+    let mut process = vec![
         ("advertised.listeners", listener(host, *port)),
         ("broker.id", plan.options.node_id.to_string()),
         ("listeners", listeners.join(",")),
         ("log.dirs", absolute_data_dir(plan.options).display().to_string()),
         ("node.id", plan.options.node_id.to_string()),
-    ])
+    ];
+    if !plan.settings.is_given("default.replication.factor") {
+        let replicas = plan.identity.nodes().min(DEFAULT_REPLICATION_FACTOR);
+        process.push(("default.replication.factor", replicas.to_string()));
+    }
+    plan.settings.static_settings(&process)
 }
 
 fn absolute_data_dir(options: &Options) -> PathBuf {
@@ -144,9 +296,10 @@ fn refusal(error: StartError) -> Error {
         StartError::Listen { .. } => ExitReason::CannotListen,
         StartError::DataDirLocked { .. } => ExitReason::DataDirLocked,
         StartError::OtherNode { .. } | StartError::OtherCluster { .. } => ExitReason::DataDirOfOther,
-        StartError::MetaProperties { .. } | StartError::Layout { .. } | StartError::File { .. } => {
-            ExitReason::DataDirUnusable
-        }
+        StartError::MetaProperties { .. }
+        | StartError::Incomplete { .. }
+        | StartError::Layout { .. }
+        | StartError::File { .. } => ExitReason::DataDirUnusable,
         StartError::NoDirectIo { .. } => ExitReason::NoDirectIo,
         StartError::LockedMemory { .. } => ExitReason::LockedMemory,
         StartError::NoIoUring { .. } => ExitReason::NoIoUring,
@@ -180,6 +333,7 @@ fn fatal_reason(fatal: &Fatal) -> ExitReason {
         Fatal::Shard { reason: FatalReason::SegmentWrite(_), .. } => ExitReason::SegmentWriteFailed,
         Fatal::Shard { reason: FatalReason::Damaged(_), .. } => ExitReason::DataDamaged,
         Fatal::ExecutorDied { .. } => ExitReason::ShardDied,
+        Fatal::NotJoined { .. } => ExitReason::NotJoined,
     }
 }
 
@@ -199,6 +353,7 @@ mod tests {
             (of_shard(FatalReason::SegmentWrite(String::new())), 21),
             (of_shard(FatalReason::Damaged(String::new())), 22),
             (Fatal::ExecutorDied { shard, why: String::new() }, 23),
+            (Fatal::NotJoined { why: String::new() }, 25),
         ] {
             assert_eq!(fatal_reason(&fatal).code(), expected, "{fatal}");
             assert_eq!(outcome(Exit::Fatal(fatal)).map_err(|error| error.reason().code()), Err(expected));

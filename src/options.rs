@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use shard::PeerAddress;
 
 use crate::config_file::ConfigFile;
 use crate::exit::{Error, ExitReason};
 use crate::machine::CpuList;
+use crate::peers;
 
 /// The variable that `--set` has; it is read by hand because single settings of it may be overridden.
 const SET_VARIABLE: &str = "CHRONIK_SET";
@@ -79,10 +81,10 @@ pub struct GlobalOptions {
     /// A broker setting by Kafka's name; may be repeated. CHRONIK_SET takes several, separated by semicolons
     #[arg(long = "set", value_name = "NAME=VALUE", global = true)]
     pub set: Vec<String>,
-    /// The broker that topic, produce and consume talk to [default: localhost and the Kafka port]
+    /// The broker that topic, cluster, produce and consume talk to [default: localhost and the Kafka port]
     #[arg(long, value_name = "HOST:PORT", env = "CHRONIK_BOOTSTRAP_SERVER", global = true)]
     pub bootstrap_server: Option<String>,
-    /// The address for other brokers (raft-cluster)
+    /// The address to listen on for other brokers (raft-cluster) [default: the bind address and the Kafka port + 100]
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -91,11 +93,11 @@ pub struct GlobalOptions {
         help_heading = "Cluster"
     )]
     pub raft_addr: Option<String>,
-    /// The other brokers as id@host:port (raft-cluster)
+    /// The other brokers as id@host:port, separated by commas (raft-cluster)
     #[arg(long, value_name = "PEER", env = "CHRONIK_PEERS", global = true, help_heading = "Cluster")]
     #[arg(value_delimiter = ',')]
     pub peers: Vec<String>,
-    /// Begin a new cluster (raft-cluster)
+    /// Begin a new cluster with these brokers if there is none yet; does nothing later (raft-cluster)
     #[arg(long, env = "CHRONIK_BOOTSTRAP", global = true, help_heading = "Cluster", value_name = "BOOL")]
     #[arg(value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
@@ -116,19 +118,31 @@ pub enum LogFormat {
 pub enum Command {
     /// Run one broker (what happens without a command)
     Standalone,
-    /// Run one broker of a cluster (not in this version)
+    /// Run one broker of a cluster
     RaftCluster,
+    /// Run a whole cluster on this machine, on free ports, for trying it out
+    Local(LocalOptions),
     /// Print the version
     Version,
     /// Create, list, describe and delete topics
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// Show how a running cluster is: its nodes and its partitions
+    Cluster(ClusterOptions),
     /// Send the lines of standard input to a topic
     Produce(ProduceOptions),
     /// Print the records of a topic
     Consume(ConsumeOptions),
     /// Print WAL and segment files in readable form
     DumpLog(DumpOptions),
+}
+
+/// What cluster to run.
+#[derive(Args, Debug)]
+pub struct LocalOptions {
+    /// Brokers, each with a folder node-N in the data directory
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(2..=9))]
+    pub nodes: u16,
 }
 
 /// What to do with topics.
@@ -169,6 +183,43 @@ pub enum TopicCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+/// What to show of a cluster.
+#[derive(Args, Debug)]
+pub struct ClusterOptions {
+    /// How to show it
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", global = true)]
+    pub output: OutputFormat,
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+}
+
+/// How a report looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Table,
+    /// One JSON object; a value that cannot be had is an object with the reason as `unknown`.
+    Json,
+}
+
+/// The views of a cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Count nodes, partitions and what is wrong with them; exits with 3 unless all is well
+    ///
+    /// A partition is under-replicated when not all its replicas are in sync, offline when no majority of them is alive,
+    /// and leaderless while no leader is known.
+    Status,
+    /// List the registered nodes, alive or not
+    Nodes,
+    /// List all partitions
+    Partitions,
+    /// List the partitions with replicas that are not in sync, and which
+    Isr,
+    /// Check the cluster, a line for each check; exits with 3 unless all is well
+    Health,
 }
 
 /// How to produce.
@@ -260,6 +311,12 @@ pub struct Options {
     pub log_level: String,
     pub log_format: LogFormat,
     pub bootstrap_server: Option<String>,
+    /// HOST:PORT; `None` for the bind address and the Kafka port + 100.
+    pub raft_addr: Option<String>,
+    /// The other brokers; not checked against this one yet.
+    pub peers: Vec<PeerAddress>,
+    /// Whether a new cluster may begin.
+    pub bootstrap: bool,
     /// The options given that make sense for `raft-cluster` only.
     pub cluster_options: Vec<&'static str>,
     /// Broker settings that were given, by Kafka's names; not checked yet.
@@ -276,6 +333,25 @@ impl Options {
         let file = given.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
         let variable = std::env::var(SET_VARIABLE).ok();
         merge(given, variable.as_deref(), file).map_err(Error::Usage)
+    }
+
+    /// The host and port to listen on for other brokers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] when `--raft-addr` is not HOST:PORT, or the Kafka port leaves no room above it.
+    pub fn raft_address(&self) -> Result<(String, u16), Error> {
+        match (&self.raft_addr, self.kafka_port) {
+            (Some(address), _) => peers::host_and_port(address)
+                .ok_or_else(|| Error::Usage(format!("--raft-addr {address:?} is not HOST:PORT"))),
+            (None, 0) => Ok((self.bind_addr.clone(), 0)),
+            (None, kafka_port) => match kafka_port.checked_add(100) {
+                Some(port) => Ok((self.bind_addr.clone(), port)),
+                None => Err(Error::Usage(format!(
+                    "the Kafka port {kafka_port} + 100 is no port: choose one with --raft-addr"
+                ))),
+            },
+        }
     }
 
     /// The port of the metrics endpoint.
@@ -314,12 +390,14 @@ fn merge(given: GlobalOptions, variable: Option<&str>, file: ConfigFile) -> Resu
             .map_err(|_| format!("log-format {text:?} in the configuration file is neither text nor json"))?,
         (None, None) => LogFormat::Text,
     };
-    let has_peers = !given.peers.is_empty() || file.peers.is_some_and(|peers| !peers.is_empty());
-    let cluster_options = [
-        ("--peers", has_peers),
-        ("--raft-addr", given.raft_addr.is_some() || file.raft_addr.is_some()),
-        ("--bootstrap", given.bootstrap.or(file.bootstrap) == Some(true)),
-    ];
+    let peers = match given.peers.as_slice() {
+        [] => file.peers.into_iter().flatten().map(|entry| entry.address()).collect::<Result<_, _>>()?,
+        given => given.iter().map(|peer| peers::parse(peer)).collect::<Result<Vec<_>, _>>()?,
+    };
+    let raft_addr = given.raft_addr.or(file.raft_addr);
+    let bootstrap = given.bootstrap.or(file.bootstrap).unwrap_or(false);
+    let cluster_options =
+        [("--peers", !peers.is_empty()), ("--raft-addr", raft_addr.is_some()), ("--bootstrap", bootstrap)];
     let options = Options {
         kafka_port: given.kafka_port.or(file.kafka_port).unwrap_or(9092),
         bind_addr: given.bind_addr.or(file.bind_addr).unwrap_or_else(|| "0.0.0.0".to_owned()),
@@ -335,6 +413,9 @@ fn merge(given: GlobalOptions, variable: Option<&str>, file: ConfigFile) -> Resu
         log_level: given.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
         log_format,
         bootstrap_server: given.bootstrap_server.or(file.bootstrap_server),
+        raft_addr,
+        peers,
+        bootstrap,
         cluster_options: cluster_options.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect(),
         settings,
     };
@@ -422,6 +503,9 @@ mod tests {
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
             bootstrap_server: None,
+            raft_addr: None,
+            peers: Vec::new(),
+            bootstrap: false,
             cluster_options: Vec::new(),
             settings: BTreeMap::new(),
         };
@@ -457,6 +541,44 @@ mod tests {
             options(set("num.partitions"), None, "").expect_err("refused"),
             "--set \"num.partitions\" is not NAME=VALUE"
         );
+    }
+
+    #[test]
+    fn peers_are_written_in_several_ways() {
+        let addresses =
+            |given: GlobalOptions, file: &str| options(given, None, file).map(|options| options.peers);
+        let peer =
+            |node, host: &str, port| PeerAddress { node: types::NodeId(node), host: host.to_owned(), port };
+        let expected = vec![peer(2, "b", 9292), peer(3, "::1", 9392)];
+        let text = "peers = ['2@b:9292', '3@[::1]:9392']";
+        let tables =
+            "[[peers]]\nnode-id = 2\nhost = 'b'\nport = 9292\n[[peers]]\nnode-id = 3\naddress = '[::1]:9392'";
+        assert_eq!(addresses(GlobalOptions::default(), text), Ok(expected.clone()));
+        assert_eq!(addresses(GlobalOptions::default(), tables), Ok(expected));
+        let given = GlobalOptions { peers: vec!["4@c:1".to_owned()], ..Default::default() };
+        assert_eq!(addresses(given, text), Ok(vec![peer(4, "c", 1)]), "the command line's alone");
+        let refused = |file: &str| addresses(GlobalOptions::default(), file).expect_err("refused");
+        assert_eq!(refused("peers = ['b:9292']"), "peer \"b:9292\" is not ID@HOST:PORT");
+        assert_eq!(
+            refused("[[peers]]\nnode-id = 2\nhost = 'b'"),
+            "peer 2 in the configuration file needs either host and port, or address = \"host:port\""
+        );
+    }
+
+    #[test]
+    fn the_port_for_brokers_follows_the_kafka_port() {
+        let address = |file: &str| {
+            options(GlobalOptions::default(), None, file)
+                .expect("valid")
+                .raft_address()
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(address(""), Ok(("0.0.0.0".to_owned(), 9192)));
+        assert_eq!(address("kafka-port = 0\nbind-addr = 'a'"), Ok(("a".to_owned(), 0)));
+        assert_eq!(address("raft-addr = '[::]:7'"), Ok(("::".to_owned(), 7)));
+        assert_eq!(address("raft-addr = '9192'"), Err("--raft-addr \"9192\" is not HOST:PORT".to_owned()));
+        let refused = address("kafka-port = 65436").expect_err("no port");
+        assert_eq!(refused, "the Kafka port 65436 + 100 is no port: choose one with --raft-addr");
     }
 
     #[test]

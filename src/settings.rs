@@ -12,25 +12,44 @@ pub struct SettingDefinition {
     pub name: &'static str,
     /// The value that holds unless it is set; Kafka's, but for those that say otherwise.
     pub default: &'static str,
-    /// The values allowed; `None` for text.
-    pub range: Option<(i64, i64)>,
+    /// The values allowed.
+    pub allowed: Allowed,
+}
+
+/// The values that a setting may have.
+#[derive(Clone, Copy, Debug)]
+pub enum Allowed {
+    /// Any text.
+    Text,
+    /// Whole numbers between these, both included.
+    Range(i64, i64),
+    /// One of these.
+    OneOf(&'static [&'static str]),
 }
 
 const INT_MAX: i64 = i32::MAX as i64;
 const YEAR_MS: i64 = 366 * 24 * 3_600_000;
 
 const fn integer(name: &'static str, default: &'static str, min: i64, max: i64) -> SettingDefinition {
-    SettingDefinition { name, default, range: Some((min, max)) }
+    SettingDefinition { name, default, allowed: Allowed::Range(min, max) }
 }
+
+const FLAG: Allowed = Allowed::OneOf(&["true", "false"]);
+
+/// Kafka's name of the selector that lets clients read from replicas in their rack (KIP-392).
+pub const RACK_AWARE_SELECTOR: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
 
 /// Settings of the process, in alphabetic order.
 pub const SETTINGS: &[SettingDefinition] = &[
-    SettingDefinition { name: "broker.rack", default: "", range: None },
+    SettingDefinition { name: "auto.leader.rebalance.enable", default: "true", allowed: FLAG },
+    SettingDefinition { name: "broker.rack", default: "", allowed: Allowed::Text },
     integer("connections.max.idle.ms", "600000", 1_000, YEAR_MS),
     integer("group.initial.rebalance.delay.ms", "3000", 0, 600_000),
     integer("group.max.session.timeout.ms", "1800000", 1, INT_MAX),
     integer("group.max.size", "10000", 1, 100_000),
     integer("group.min.session.timeout.ms", "6000", 1, INT_MAX),
+    // Kafka's is 300: there the look is dear.
+    integer("leader.imbalance.check.interval.seconds", "30", 1, 86_400),
     integer("log.retention.check.interval.ms", "300000", 1, YEAR_MS),
     integer("offset.metadata.max.bytes", "4096", 0, 1_048_576),
     integer("offsets.retention.check.interval.ms", "600000", 1, YEAR_MS),
@@ -38,6 +57,12 @@ pub const SETTINGS: &[SettingDefinition] = &[
     integer("offsets.topic.num.partitions", "50", 1, 1_000),
     integer("offsets.topic.replication.factor", "3", 1, i16::MAX as i64),
     integer("producer.id.expiration.ms", "86400000", 1, INT_MAX),
+    integer("replica.lag.time.max.ms", "30000", 1, INT_MAX),
+    SettingDefinition {
+        name: "replica.selector.class",
+        default: "",
+        allowed: Allowed::OneOf(&["", RACK_AWARE_SELECTOR]),
+    },
     integer("socket.request.max.bytes", "104857600", 65_536, INT_MAX),
 ];
 
@@ -92,6 +117,16 @@ impl Settings {
             .expect("it was checked, and its type has room for it")
     }
 
+    /// A setting of the process that is true or false.
+    pub fn flag(&self, name: &str) -> bool {
+        self.text(name) == "true"
+    }
+
+    /// Whether somebody has given a setting, be it its default.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
     /// The broker's rack, if it is told one.
     pub fn rack(&self) -> Option<String> {
         Some(self.text("broker.rack")).filter(|rack| !rack.is_empty()).map(str::to_owned)
@@ -116,13 +151,15 @@ fn check(name: &str, value: &str) -> Result<(), String> {
     if let Some((_, option)) = OPTIONS_INSTEAD.iter().find(|(kafka, _)| *kafka == name) {
         return Err(format!("setting {name} is given by {option}"));
     }
-    if let Some(SettingDefinition { range, .. }) = definition(name) {
-        let Some((min, max)) = range else { return Ok(()) };
-        let in_range = value.trim().parse::<i64>().is_ok_and(|number| (*min..=*max).contains(&number));
-        return if in_range {
-            Ok(())
-        } else {
-            Err(format!("setting {name} = {value:?} is not a number from {min} to {max}"))
+    if let Some(SettingDefinition { allowed, .. }) = definition(name) {
+        return match *allowed {
+            Allowed::Text => Ok(()),
+            Allowed::Range(min, max) => match value.trim().parse::<i64>() {
+                Ok(number) if (min..=max).contains(&number) => Ok(()),
+                _ => Err(format!("setting {name} = {value:?} is not a number from {min} to {max}")),
+            },
+            Allowed::OneOf(values) if values.contains(&value.trim()) => Ok(()),
+            Allowed::OneOf(values) => Err(format!("setting {name} = {value:?} is not one of {values:?}")),
         };
     }
     let is_synonym =

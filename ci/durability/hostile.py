@@ -11,6 +11,8 @@ from server import answers, check
 from workload import create_topics
 
 MEMORY_MIB_MAX = 512
+# The most array elements that a request may have (protocol: REQUEST_ELEMENTS_MAX).
+ELEMENTS_MAX = 250_000
 DISTURBANCE_SECONDS_MAX = 5
 PARTITIONS = 4
 INT_MAX = (1 << 31) - 1
@@ -291,35 +293,38 @@ def bombs(target):
             connection.receive()
 
 
-def million_topics(target):
-    names = wire.array([wire.text(f"t{number}") for number in range(1_000_000)])
-    # Version 4 says that none of them is to be created.
-    with wire.Connection(target.port, timeout=60) as connection:
-        answer = connection.call(wire.METADATA, 4, names + b"\0")
-        check(len(answer) > 1_000_000, "the answer has no million topics")
-    for key, version, body in (
-        (wire.LIST_OFFSETS, 1, struct.pack(">i", -1) + million_partitions()),
-        (wire.FETCH, 4, struct.pack(">iiiib", -1, 0, 1, 1 << 20, 0) + million_fetches()),
-    ):
-        answered_or_closed(target.port, key, version, body)
+def many_elements(target):
+    """As many array elements as a request may have are answered; the connection of one with more is closed."""
+    for count, is_answered in ((ELEMENTS_MAX, True), (ELEMENTS_MAX + 1, False), (1_000_000, False)):
+        # Version 4 says that none of the topics is to be created.
+        names = wire.array([wire.text(f"t{number}") for number in range(count)])
+        for key, version, body in (
+            (wire.METADATA, 4, names + b"\0"),
+            # The topic is an element too.
+            (wire.LIST_OFFSETS, 1, struct.pack(">i", -1) + partitions_to_look_up(count - 1)),
+            (wire.FETCH, 4, struct.pack(">iiiib", -1, 0, 1, 1 << 20, 0) + partitions_to_fetch(count - 1)),
+        ):
+            was_answered = answered_or_closed(target.port, key, version, body)
+            check(was_answered == is_answered, f"API {key} with {count} elements: answered is {was_answered}")
 
 
 def answered_or_closed(port, key, version, body):
-    """The broker may refuse the request altogether, but not leave it."""
+    """The broker may refuse the request altogether, but not leave it. Says whether it answered."""
     with wire.Connection(port, timeout=60) as connection:
         try:
             connection.call(key, version, body)
         except ConnectionError:
-            pass
+            return False
+        return True
 
 
-def million_partitions():
-    asked = array_of(1_000_000, lambda number: struct.pack(">iq", number, -1))
+def partitions_to_look_up(count):
+    asked = array_of(count, lambda number: struct.pack(">iq", number, -1))
     return wire.array([wire.text("target") + asked])
 
 
-def million_fetches():
-    asked = array_of(1_000_000, lambda number: struct.pack(">iqi", number % PARTITIONS, 0, 1 << 20))
+def partitions_to_fetch(count):
+    asked = array_of(count, lambda number: struct.pack(">iqi", number % PARTITIONS, 0, 1 << 20))
     return wire.array([wire.text("target") + asked])
 
 
@@ -327,9 +332,9 @@ def array_of(count, item):
     return struct.pack(">i", count) + b"".join(item(number) for number in range(count))
 
 
-def million_topics_to_create(target):
+def many_topics_to_create(target):
     """Version 1 asks for each topic to be created, as brokers do by default."""
-    names = wire.array([wire.text(f"new{number}") for number in range(1_000_000)])
+    names = wire.array([wire.text(f"new{number}") for number in range(ELEMENTS_MAX)])
     answered_or_closed(target.port, wire.METADATA, 1, names)
 
 
@@ -400,8 +405,8 @@ def slow_readers(target):
 
 ATTACKS = [
     unknown_api_keys, unsupported_versions, impossible_lengths, claimed_counts, tagged_fields, half_frames_and_silence,
-    large_half_frames, bad_batches, bombs, million_topics, garbage, three_thousand_connections, connect_storm,
-    slow_readers, million_topics_to_create,
+    large_half_frames, bad_batches, bombs, many_elements, garbage, three_thousand_connections, connect_storm,
+    slow_readers, many_topics_to_create,
 ]  # fmt: skip
 
 

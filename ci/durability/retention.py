@@ -69,6 +69,22 @@ def stored_bytes(server):
     return sum(path.stat().st_size for path in (server.data / "groups").rglob("*.log"))
 
 
+def segments_of(server, topic):
+    """The segment files of a topic's partitions."""
+    groups = (server.data / "groups").iterdir()
+    meant = [group for group in groups if f"topic: {topic}\n" in (group / "partition.metadata").read_text()]
+    check(meant, f"there is no folder of {topic}")
+    return [path for group in meant for path in group.iterdir() if path.name != "partition.metadata"]
+
+
+def wait_until_gone(server, topic):
+    """An expired partition has no segment, though nothing is written to it any more."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while segments := segments_of(server, topic):
+        check(time.monotonic() < deadline, f"files of {topic} stay: {[path.name for path in segments]}")
+        time.sleep(0.05)
+
+
 def forget_below(ledger, bounds):
     """What lies below the log start was removed rightly."""
     for (topic, number), offsets in ledger.acknowledged.items():
@@ -112,11 +128,12 @@ def retention(context):
     check(left >= RETENTION_BYTES - SEGMENT_BYTES, f"only about {left} bytes of {RETENTION_BYTES} are left")
     check_rest(server, ledger, bounds)
     deadline = time.monotonic() + SECONDS_MAX
-    # What is kept by offset, and for each topic up to a segment that still holds a record of it.
-    kept = sum((end - start) * 20_100 for start, end in bounds.values()) + len(bounds) * 1.1 * SEGMENT_BYTES
+    # What is kept by offset, and up to a segment that still holds a record of it; of the expired topic nothing.
+    kept = sum((end - start) * 20_100 for start, end in bounds.values()) + 2 * 1.1 * SEGMENT_BYTES
     while stored_bytes(server) > kept:
         check(time.monotonic() < deadline, f"files stay: {stored_bytes(server)} bytes for {kept:.0f}")
         time.sleep(0.05)
+    wait_until_gone(server, "aged")
     for turn, end_broker in enumerate([server.kill, server.stop]):
         end_broker()
         server.start()
@@ -124,8 +141,17 @@ def retention(context):
         for topic, (start, end) in after.items():
             check(start >= bounds[topic][0], f"the log start of {topic} went back to {start} over a restart")
             check(end == bounds[topic][1], f"{topic} ends at {end}, not at {bounds[topic][1]}, after a restart")
+        check(not segments_of(server, "aged"), "segments of an expired topic are back after a restart")
         for topic in ("sized", "cut"):
             produce(server, ledger, topic, 10, first=1000 + 10 * turn)
         bounds = starts_and_ends(server)
         check_rest(server, ledger, bounds)
+        # The empty log goes on where it ended.
+        end = bounds["aged"][1]
+        produce(server, ledger, "aged", 10, first=1000 + 10 * turn)
+        bounds = wait_until(
+            server, lambda bounds, end=end + 10: bounds["aged"] == (end, end), "retention of what came later"
+        )
+        wait_until_gone(server, "aged")
+        forget_below(ledger, bounds)
     context.note(f"log starts {', '.join(f'{topic} {start} of {end}' for topic, (start, end) in bounds.items())}")

@@ -5,6 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use protocol::ErrorCode;
+use protocol::messages::describe_cluster_request::DescribeClusterRequestData;
+use protocol::messages::describe_cluster_response::DescribeClusterResponseData;
 use protocol::messages::find_coordinator_request::FindCoordinatorRequestData;
 use protocol::messages::kafka_string;
 use protocol::messages::list_offsets_request::{
@@ -20,6 +22,7 @@ use crate::options::Options;
 
 const METADATA_VERSION: i16 = 12;
 const LIST_OFFSETS_VERSION: i16 = 6;
+const DESCRIBE_CLUSTER_VERSION: i16 = 2;
 const FIND_COORDINATOR_VERSION: i16 = 3;
 
 /// How long a retriable failure is retried: leaders of a new topic, of a restarted broker, of a group.
@@ -100,6 +103,33 @@ impl Cluster {
         self.connections.clear();
     }
 
+    /// Asks for the registered brokers, also those that are not alive.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kafka`] when it is refused.
+    pub fn describe(&mut self) -> Result<DescribeClusterResponseData, Error> {
+        let request = DescribeClusterRequestData {
+            include_fenced_brokers: true,
+            ..DescribeClusterRequestData::default()
+        };
+        let response = call!(self.any()?, DescribeCluster, DESCRIBE_CLUSTER_VERSION, request);
+        let message = response.error_message.as_ref().map(|message| message.as_str());
+        check(response.error_code, message, || "describe the cluster".to_owned())?;
+        for broker in &response.brokers {
+            self.know(broker.broker_id, broker.host.as_str(), broker.port);
+        }
+        Ok(response)
+    }
+
+    /// Notes where a broker is reached.
+    fn know(&mut self, node: i32, host: &str, port: i32) {
+        let address = host_and_port(host, u16::try_from(port).unwrap_or_default());
+        if self.brokers.insert(node, address.clone()).is_some_and(|known| known != address) {
+            self.connections.remove(&node);
+        }
+    }
+
     /// Asks for topics, or for all of them.
     pub fn metadata(&mut self, topics: Option<&[&str]>, create: bool) -> Result<MetadataResponseData, Error> {
         let topics = topics.map(|names| {
@@ -116,11 +146,7 @@ impl Cluster {
         };
         let response = call!(self.any()?, Metadata, METADATA_VERSION, request);
         for broker in &response.brokers {
-            let port = u16::try_from(broker.port).unwrap_or_default();
-            let address = host_and_port(broker.host.as_str(), port);
-            if self.brokers.insert(broker.node_id, address.clone()).is_some_and(|known| known != address) {
-                self.connections.remove(&broker.node_id);
-            }
+            self.know(broker.node_id, broker.host.as_str(), broker.port);
         }
         Ok(response)
     }

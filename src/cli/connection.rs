@@ -71,7 +71,8 @@ impl Connection {
         let response = match connection.call(0, &request) {
             Ok(Response::ApiVersions(response)) => response,
             Ok(_) => unreachable!("the response was decoded for this API"),
-            Err(Error::Connection { source, .. }) => return Err(not_kafka(source.to_string())),
+            // It may be on its way out.
+            Err(Error::Connection { address, source }) => return Err(Error::Unreachable { address, source }),
             Err(error) => return Err(error),
         };
         let code = ErrorCode::from(response.error_code);

@@ -6,6 +6,7 @@ pub mod connection;
 pub mod consume;
 pub mod dump;
 mod group;
+pub mod inspect;
 mod partitioner;
 pub mod produce;
 pub mod topic;

@@ -103,24 +103,50 @@ fn mistakes_on_the_command_line() {
 }
 
 #[test]
-fn a_cluster_is_recognised_and_refused() {
-    let cluster =
-        ["raft-cluster", "--raft-addr", "0.0.0.0:9192", "--peers", "2@b:9192,3@c:9192", "--bootstrap"];
-    check_refused(
-        run(&cluster),
-        80,
-        expect![
-            "chronik-server: clustering is not in this version: run a single broker with `chronik-server standalone` (without --peers)"
-        ],
-    );
+fn peers_that_make_no_cluster_are_refused() {
     check_refused(
         run(&["--node-id", "2", "raft-cluster"]),
-        80,
+        2,
         expect![
-            "chronik-server: clustering is not in this version: run a single broker with `chronik-server standalone` (without --peers)"
+            "chronik-server: raft-cluster without --peers would be a single node: use `chronik-server standalone`, or name the others with --peers"
         ],
     );
+    check_refused(
+        run(&["raft-cluster", "--node-id", "2", "--peers", "2@b:9192,3@c:9192"]),
+        2,
+        expect!["chronik-server: --peers names node 2, which is this one (--node-id): name the others only"],
+    );
+    check_refused(
+        run(&["raft-cluster", "--peers", "2@b:9192,3@c:9192,2@d:9192"]),
+        2,
+        expect!["chronik-server: --peers names node 2 twice"],
+    );
+    check_refused(
+        run(&["raft-cluster", "--peers", "b:9192"]),
+        2,
+        expect![[r#"chronik-server: peer "b:9192" is not ID@HOST:PORT"#]],
+    );
+    check_refused(
+        run(&["raft-cluster", "--peers", "2@b:9192", "--raft-addr", "9192"]),
+        2,
+        expect![[r#"chronik-server: --raft-addr "9192" is not HOST:PORT"#]],
+    );
+    check_refused(
+        run(&["local", "--nodes", "1"]),
+        2,
+        expect![
+            "chronik-server: invalid value '1' for '--nodes <NODES>': 1 is not in 2..=9; see chronik-server --help"
+        ],
+    );
+    check_refused(
+        run(&["local", "--bootstrap"]),
+        2,
+        expect!["chronik-server: local names its brokers itself and takes no --bootstrap"],
+    );
+}
 
+#[test]
+fn standalone_takes_no_peers() {
     let refusal = || {
         expect![
             "chronik-server: standalone is a single broker and takes no --peers: use `chronik-server raft-cluster` for several"

@@ -1,7 +1,8 @@
-//! A broker of the binary, its refusals, and the client commands against it.
+//! A broker of the binary, alone or in a cluster, its refusals, and the client commands against it.
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -186,4 +187,43 @@ fn groups_share_and_remember() {
         let counts = members.into_iter().map(|member| member.join().expect("it ended").lines().count());
         assert_eq!(counts.sum::<usize>(), 100);
     });
+}
+
+/// The command line of a node whose peer is never there.
+fn lonely(data_dir: &Path, peer: &str) -> Command {
+    Broker::command(
+        data_dir,
+        &["--node-id", "1", "raft-cluster", "--raft-addr", "127.0.0.1:0", "--peers", peer],
+    )
+}
+
+#[test]
+fn a_node_remembers_the_cluster_that_it_was_begun_with() {
+    let data = folder("voters");
+    let nowhere = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    let mut node = lonely(&data, &format!("2@{nowhere},3@{nowhere}"))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut log = BufReader::new(node.stderr.take().expect("piped"));
+    let mut lines = String::new();
+    while !lines.contains("looking for the other nodes") {
+        assert_ne!(log.read_line(&mut lines).expect("text"), 0, "it ended early: {lines}");
+    }
+    let meta = std::fs::read_to_string(data.join("meta.properties")).expect("written");
+    assert!(meta.contains("\nmetadata.voters=1,2,3\n"), "{meta}");
+    let terminated = Command::new("kill").args(["-TERM", &node.id().to_string()]).status();
+    assert!(terminated.expect("it runs").success());
+    assert_eq!(node.wait().expect("it ends").code(), Some(0));
+    check(refused(&data, &["--node-id", "1"]), 2, &["of a cluster of nodes 1,2,3", "raft-cluster"]);
+}
+
+#[test]
+fn a_taken_port_for_nodes_is_named_with_its_option() {
+    let data = folder("raft-port");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let arguments = ["raft-cluster", "--raft-addr", &address, "--peers", "2@127.0.0.1:1,3@127.0.0.1:1"];
+    check(refused(&data, &arguments), 64, &[&address, "in use", "--raft-addr"]);
 }

@@ -88,11 +88,13 @@ pub struct Broker {
 impl Broker {
     /// Starts a broker and waits until it says that it is ready.
     pub fn start(data_dir: &Path, arguments: &[&str]) -> Broker {
-        let mut child = Broker::command(data_dir, arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
+        Broker::start_command(&mut Broker::command(data_dir, arguments))
+    }
+
+    /// Runs a broker's command and waits until it says that it is ready.
+    pub fn start_command(command: &mut Command) -> Broker {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary runs");
         let mut ready = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         while !ready.contains("Stop it with Ctrl-C.") {
@@ -107,10 +109,21 @@ impl Broker {
         Broker { child, address, metrics_port, ready }
     }
 
+    /// The process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A broker's command, on free ports of loopback.
     pub fn command(data_dir: &Path, arguments: &[&str]) -> Command {
-        let mut all =
-            vec!["--kafka-port", "0", "--metrics-port", "0", "--bind-addr", "127.0.0.1", "--no-pin"];
+        let mut command = Broker::pinned_command(data_dir, arguments);
+        command.arg("--no-pin");
+        command
+    }
+
+    /// The same, with shards bound to cores.
+    pub fn pinned_command(data_dir: &Path, arguments: &[&str]) -> Command {
+        let mut all = vec!["--kafka-port", "0", "--metrics-port", "0", "--bind-addr", "127.0.0.1"];
         all.extend([
             "--set",
             "offsets.topic.num.partitions=3",

@@ -118,7 +118,7 @@ function assertRecords(actual, expected) {
 }
 
 async function create(topic, numPartitions) {
-  assert.equal(await admin.createTopics({ topics: [{ topic, numPartitions, replicationFactor: 1 }] }), true)
+  assert.equal(await admin.createTopics({ topics: [{ topic, numPartitions, replicationFactor: -1 }] }), true)
 }
 
 async function adminScenario(topic) {

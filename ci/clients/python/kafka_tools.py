@@ -35,7 +35,7 @@ def tool(main, *arguments, stdin="", bootstrap=True):
 
 
 def create(topic, partitions=1, *more):
-    tool(TOPICS, "--create", "--topic", topic, "--partitions", partitions, "--replication-factor", 1, *more)
+    tool(TOPICS, "--create", "--topic", topic, "--partitions", partitions, *more)
 
 
 def produce(topic, values, *more):

@@ -15,8 +15,9 @@ use types::{ConnectionId, GroupId, NodeId, Now, Term};
 use crate::connection::Connection;
 use crate::fetch_session::FetchSessions;
 use crate::op::{FetchOp, Op, OpResult, OpToken};
-use crate::state::State;
-use crate::step::{Finish, Gather, RequestInfo, Resume, Step, Wake};
+use crate::response_memory::ResponseMemory;
+use crate::state::{KnownLeader, State};
+use crate::step::{Finish, Gather, RequestInfo, Resume, Retry, Step, Wake};
 use crate::{BrokerConfig, api_versions, handlers, produce};
 
 /// Who carries out an operation.
@@ -85,6 +86,7 @@ enum Stage {
     Running,
     Gathering { missing: usize, results: Vec<Option<OpResult>>, deadline_us: Option<u64>, finish: Finish },
     Parked { deadline_us: u64, resume: Resume },
+    AwaitingMemory { retry: Retry },
 }
 
 struct ApiMetrics {
@@ -110,12 +112,15 @@ impl Broker {
     /// A broker without connections, which knows nothing of the cluster yet. `seed` makes ids of this shard unique.
     pub fn new(config: Arc<BrokerConfig>, seed: u64) -> Broker {
         let no_producer_ids: Range<i64> = 0..0;
+        let alone = BTreeSet::from([config.node]);
         Broker {
             state: State {
                 config,
                 image: Arc::new(MetadataImage::default()),
                 leaders: HashMap::new(),
+                alive: Arc::new(alone),
                 sessions: FetchSessions::new(seed),
+                memory: ResponseMemory::default(),
                 producer_ids: no_producer_ids,
                 seed,
             },
@@ -159,25 +164,31 @@ impl Broker {
         self.connections.insert(connection, new);
     }
 
-    /// Whether the image is one of a cluster that this node has joined.
+    /// Whether the image is one of a cluster that this process has joined. A registration of an earlier one may be all that an
+    /// old image holds.
     fn knows_cluster(&self) -> bool {
-        self.state.image.broker(self.state.config.node).is_some()
+        let config = &self.state.config;
+        self.state.image.broker(config.node).is_some_and(|broker| broker.incarnation == config.incarnation)
     }
 
     /// A connection is gone: its requests go on where they change something, and wait for nothing.
-    pub fn on_disconnected(&mut self, connection: ConnectionId) {
+    pub fn on_disconnected(&mut self, now: Now, connection: ConnectionId) {
         let Some(gone) = self.connections.remove(&connection) else { return };
         self.paused.remove(&connection);
         for request in gone.unanswered() {
             self.forget(request);
         }
+        self.state.memory.on_gone(gone.response_bytes());
+        self.resume_fetches(now);
         self.resume_connections();
     }
 
     /// The socket took response bytes.
-    pub fn on_response_sent(&mut self, connection: ConnectionId, bytes: usize) {
+    pub fn on_response_sent(&mut self, now: Now, connection: ConnectionId, bytes: usize) {
         if let Some(found) = self.connections.get_mut(&connection) {
             found.on_sent(bytes);
+            self.state.memory.on_gone(bytes);
+            self.resume_fetches(now);
             if self.paused.contains(&connection) {
                 self.resume_connections();
             }
@@ -197,6 +208,21 @@ impl Broker {
         for request in waiting {
             self.resume(now, request, Wake::Deadline);
         }
+        for request in self.state.memory.take_waiting() {
+            self.refuse_for_shutdown(request);
+        }
+    }
+
+    /// Nobody knows when there will be memory for this fetch: its client asks elsewhere.
+    fn refuse_for_shutdown(&mut self, request: u64) {
+        let connection = self.pending.get(&request).expect("a waiting request is pending").connection;
+        self.forget(request);
+        if let Some(found) = self.connections.get_mut(&connection) {
+            found.closing = true;
+            found.give_up(request);
+        }
+        let reason = "the broker ends while a fetch waits for memory".to_owned();
+        self.outputs.push(Output::Close { connection, reason });
     }
 
     /// A newer image of the metadata.
@@ -208,12 +234,21 @@ impl Broker {
         self.resume_connections();
     }
 
-    /// A group has a new leader or term.
-    pub fn on_leader(&mut self, group: GroupId, term: Term, leader: Option<NodeId>) {
+    /// A group has a new leader, term or set of in-sync replicas.
+    pub fn on_leader(&mut self, group: GroupId, term: Term, leader: Option<NodeId>, in_sync: Arc<[NodeId]>) {
         let known = self.state.leaders.entry(group).or_default();
-        if term >= known.0 {
-            *known = (term, leader);
+        if term < known.term {
+            return;
         }
+        // Only the leader knows who is in sync; what it said last holds until it speaks again.
+        let in_sync = if in_sync.is_empty() { std::mem::take(&mut known.in_sync) } else { in_sync };
+        *known = KnownLeader { term, leader, in_sync };
+    }
+
+    /// Other nodes have come or gone.
+    pub fn on_alive(&mut self, alive: Arc<BTreeSet<NodeId>>) {
+        assert!(alive.contains(&self.state.config.node), "this node is alive");
+        self.state.alive = alive;
     }
 
     /// One request, header first.
@@ -287,6 +322,12 @@ impl Broker {
                         self.with_info(now, request, |state, info| (gather.finish)(state, info, Vec::new()));
                 }
                 Step::Gather(gather) => return self.gather(request, gather),
+                Step::AwaitMemory(_) if self.shutting_down => return self.refuse_for_shutdown(request),
+                Step::AwaitMemory(retry) => {
+                    let pending = self.pending.get_mut(&request).expect("a driven request is pending");
+                    pending.stage = Stage::AwaitingMemory { retry };
+                    return self.state.memory.wait(request);
+                }
                 Step::Park { deadline_us, resume } => {
                     let pending = self.pending.get_mut(&request).expect("a driven request is pending");
                     let wake = match std::mem::take(&mut pending.woken) {
@@ -308,7 +349,12 @@ impl Broker {
 
     fn gather(&mut self, request: u64, gather: Gather) {
         let pending = self.pending.get_mut(&request).expect("a driven request is pending");
+        // Whoever is asked again is not told of what came of the last time.
+        cancel(&mut self.outputs, request, &mut pending.waits);
         let missing = gather.ops.len();
+        if gather.reserved_bytes > 0 {
+            self.state.memory.reserve(request, missing, gather.reserved_bytes);
+        }
         let results = std::iter::repeat_with(|| None).take(missing).collect();
         pending.stage =
             Stage::Gathering { missing, results, deadline_us: gather.deadline_us, finish: gather.finish };
@@ -328,6 +374,14 @@ impl Broker {
         if matches!(result, OpResult::FetchWake) {
             return self.on_fetch_wake(now, token.request);
         }
+        if matches!(result, OpResult::Fetch { .. }) {
+            self.state.memory.on_answered(token.request);
+        }
+        self.on_gathered(now, token, result);
+        self.resume_fetches(now);
+    }
+
+    fn on_gathered(&mut self, now: Now, token: OpToken, result: OpResult) {
         let Some(pending) = self.pending.get_mut(&token.request) else { return };
         let Stage::Gathering { missing, results, .. } = &mut pending.stage else { return };
         if matches!(result, OpResult::Fetch { waiting: false, .. }) {
@@ -355,6 +409,19 @@ impl Broker {
         let results = results.into_iter().map(|result| result.unwrap_or(OpResult::TimedOut)).collect();
         let step = self.with_info(now, request, |state, info| finish(state, info, results));
         self.drive(now, request, step);
+    }
+
+    /// Memory came free: fetches that waited for it go on.
+    fn resume_fetches(&mut self, now: Now) {
+        while let Some(request) = self.state.memory.next_ready() {
+            let pending = self.pending.get_mut(&request).expect("a waiting request is pending");
+            let Stage::AwaitingMemory { retry } = std::mem::replace(&mut pending.stage, Stage::Running)
+            else {
+                unreachable!("a request that waits for memory does nothing else")
+            };
+            let step = self.with_info(now, request, retry);
+            self.drive(now, request, step);
+        }
     }
 
     fn on_fetch_wake(&mut self, now: Now, request: u64) {
@@ -388,7 +455,7 @@ impl Broker {
             match self.pending.get(&request).map(|pending| &pending.stage) {
                 Some(Stage::Gathering { .. }) => self.finish_gathering(now, request),
                 Some(Stage::Parked { .. }) => self.resume(now, request, Wake::Deadline),
-                Some(Stage::Running) | None => {}
+                Some(Stage::Running | Stage::AwaitingMemory { .. }) | None => {}
             }
         }
     }
@@ -416,6 +483,7 @@ impl Broker {
         self.bytes_in_flight -= pending.bytes;
         self.record_latency(&pending, now);
         let Some(connection) = self.connections.get_mut(&pending.connection) else { return };
+        self.state.memory.on_response(parts.iter().map(Bytes::len).sum());
         connection.complete(request, parts);
         while let Some(parts) = connection.pop_sendable() {
             if !parts.is_empty() {
@@ -436,6 +504,7 @@ impl Broker {
             Stage::Gathering { deadline_us: Some(deadline_us), .. } | Stage::Parked { deadline_us, .. } => {
                 self.deadlines.remove(&(deadline_us, request));
             }
+            Stage::AwaitingMemory { .. } => self.state.memory.forget(request),
             Stage::Gathering { .. } | Stage::Running => {}
         }
     }

@@ -42,6 +42,11 @@ impl Connection {
         slot.response = Some(parts);
     }
 
+    /// The request will have no response.
+    pub fn give_up(&mut self, request: u64) {
+        self.slots.retain(|slot| slot.request != request);
+    }
+
     /// The next response that may be sent.
     pub fn pop_sendable(&mut self) -> Option<Vec<Bytes>> {
         self.slots.front()?.response.as_ref()?;
@@ -54,6 +59,12 @@ impl Connection {
     pub fn on_sent(&mut self, bytes: usize) {
         assert!(bytes <= self.unsent_bytes, "no more is sent than was given");
         self.unsent_bytes -= bytes;
+    }
+
+    /// Response bytes that the socket has not taken.
+    pub fn response_bytes(&self) -> usize {
+        let held = self.slots.iter().filter_map(|slot| slot.response.as_ref()).flatten();
+        self.unsent_bytes + held.map(Bytes::len).sum::<usize>()
     }
 
     /// The requests that have no response yet.

@@ -180,9 +180,8 @@ fn internal_request(state: &State, name: &str) -> TopicRequest {
         internal: false,
     };
     if name == OFFSETS_TOPIC {
-        let brokers = i16::try_from(state.image.brokers().len()).unwrap_or(i16::MAX);
         request.num_partitions = state.config.offsets_topic_partitions;
-        request.replication_factor = state.config.offsets_topic_replication.min(brokers);
+        request.replication_factor = state.config.offsets_topic_replication;
         request.internal = true;
         request.configs = vec![
             ("cleanup.policy".to_owned(), Some("compact".to_owned())),

@@ -1,4 +1,4 @@
-//! DescribeCluster (key 60): the brokers, without topics (KIP-700).
+//! DescribeCluster (key 60): the brokers, without topics (KIP-700), those that are not alive on request (KIP-1073).
 
 use protocol::frame::Response;
 use protocol::messages::describe_cluster_request::DescribeClusterRequestData;
@@ -17,19 +17,24 @@ const CONTROLLERS: i8 = 2;
 
 pub(crate) fn handle(state: &State, request: DescribeClusterRequestData) -> Step {
     let response = match request.endpoint_type {
-        BROKERS => describe(state, request.include_cluster_authorized_operations),
+        BROKERS => describe(state, &request),
         CONTROLLERS => refuse(ErrorCode::MismatchedEndpointType, "this is a broker's endpoint".to_owned()),
         other => refuse(ErrorCode::UnsupportedEndpointType, format!("there is no endpoint type {other}")),
     };
     Step::Reply(Response::DescribeCluster(response))
 }
 
-fn describe(state: &State, operations_asked_for: bool) -> DescribeClusterResponseData {
-    let brokers = state.image.brokers().map(|broker| DescribeClusterBroker {
+/// Kafka's fenced broker is one that is registered and serves nobody: here, one that is not heard.
+fn describe(state: &State, request: &DescribeClusterRequestData) -> DescribeClusterResponseData {
+    let is_fenced = |node| !state.alive.contains(&node);
+    let shown =
+        state.image.brokers().filter(|broker| request.include_fenced_brokers || !is_fenced(broker.node));
+    let brokers = shown.map(|broker| DescribeClusterBroker {
         broker_id: broker.node.0,
         host: kafka_string(broker.host()),
         port: broker.port().into(),
         rack: broker.rack.as_deref().map(kafka_string),
+        is_fenced: is_fenced(broker.node),
         ..Default::default()
     });
     DescribeClusterResponseData {
@@ -37,7 +42,10 @@ fn describe(state: &State, operations_asked_for: bool) -> DescribeClusterRespons
         cluster_id: kafka_string(state.image.cluster_id().unwrap_or("")),
         controller_id: state.controller().map_or(-1, |node| node.0),
         brokers: brokers.collect(),
-        cluster_authorized_operations: authorized_operations(Resource::Cluster, operations_asked_for),
+        cluster_authorized_operations: authorized_operations(
+            Resource::Cluster,
+            request.include_cluster_authorized_operations,
+        ),
         ..Default::default()
     }
 }

@@ -11,6 +11,8 @@ use protocol::messages::describe_topic_partitions_response::{
 };
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
 
+use types::NodeId;
+
 use crate::authorized_operations::{Resource, authorized_operations};
 use crate::state::State;
 use crate::step::Step;
@@ -109,15 +111,16 @@ fn partitions(
     let wanted = (0i32..).zip(&topic.partitions).skip(first).take(limit);
     let described = wanted.map(|(partition_index, partition)| {
         let leader = state.leader(partition.group);
-        let replicas: Vec<i32> = partition.replicas.iter().map(|node| node.0).collect();
+        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<i32>>();
         let error = if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable };
         DescribeTopicPartitionsResponsePartition {
             error_code: error.code(),
             partition_index,
             leader_id: leader.map_or(-1, |(node, _)| node.0),
             leader_epoch: leader.map_or(-1, |(_, term)| term.leader_epoch()),
-            isr_nodes: replicas.clone(),
-            replica_nodes: replicas,
+            replica_nodes: ids(&partition.replicas),
+            isr_nodes: ids(&state.in_sync(partition)),
+            offline_replicas: ids(&state.offline(partition)),
             // Raft elects only replicas that have everything committed, in sync or not: there is no other list.
             eligible_leader_replicas: Some(Vec::new()),
             last_known_elr: Some(Vec::new()),

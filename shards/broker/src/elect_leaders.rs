@@ -6,10 +6,13 @@ use protocol::messages::elect_leaders_request::{ElectLeadersRequestData, TopicPa
 use protocol::messages::elect_leaders_response::{
     ElectLeadersResponseData, PartitionResult, ReplicaElectionResult,
 };
-use protocol::messages::{ErrorCode, kafka_string};
+use protocol::messages::{ErrorCode, KafkaString, kafka_string};
+use types::NodeId;
 
+use crate::broker::Target;
+use crate::op::{MetadataOp, Op, OpResult};
 use crate::state::State;
-use crate::step::Step;
+use crate::step::{RequestInfo, Step};
 
 /// `election_type`: the first replica is to lead. Version 0 has no other.
 const PREFERRED: i8 = 0;
@@ -23,62 +26,101 @@ enum Election {
     Unclean,
 }
 
-pub(crate) fn handle(state: &State, request: ElectLeadersRequestData) -> Step {
+/// What becomes of one partition.
+enum Outcome {
+    Known(ErrorCode),
+    /// The leader is to hand over to the preferred one.
+    HandOver {
+        from: NodeId,
+        to: NodeId,
+    },
+}
+
+/// The code of a partition that needs no election or can have none; `None` while one is under way.
+type KnownOutcome = Option<ErrorCode>;
+
+pub(crate) fn handle(state: &State, info: RequestInfo<'_>, request: ElectLeadersRequestData) -> Step {
     let election = match request.election_type {
         PREFERRED => Election::Preferred,
         UNCLEAN => Election::Unclean,
         _ => return refuse_all(request),
     };
-    let replica_election_results = match request.topic_partitions {
-        None => elect_everywhere(state, election),
-        Some(topics) => topics.into_iter().map(|topic| elect_named(state, election, topic)).collect(),
-    };
-    reply(ErrorCode::None, replica_election_results)
-}
-
-/// Where all partitions are asked about, those that need no election are left out (as in Kafka).
-fn elect_everywhere(state: &State, election: Election) -> Vec<ReplicaElectionResult> {
-    let topics = state.image.topics().map(|topic| {
-        let outcomes = (0i32..)
-            .zip(&topic.partitions)
-            .map(|(index, partition)| (index, elect(state, election, partition)))
-            .filter(|(_, outcome)| *outcome != ErrorCode::ElectionNotNeeded);
-        ReplicaElectionResult {
-            topic: kafka_string(&topic.name),
-            partition_result: outcomes.map(|(index, outcome)| partition_result(index, outcome)).collect(),
-            ..Default::default()
+    // Where all partitions are asked about, those that need no election are left out (as in Kafka).
+    let everywhere = request.topic_partitions.is_none();
+    let named = request.topic_partitions.unwrap_or_else(|| all_partitions(state));
+    let deadline_us = info.now.after_ms(request.timeout_ms.into());
+    let mut topics: Vec<(KafkaString, Vec<(i32, KnownOutcome)>)> = Vec::new();
+    let mut ops = Vec::new();
+    for TopicPartitions { topic, partitions, .. } in named {
+        let known = state.image.topic(topic.as_str());
+        let mut outcomes = Vec::with_capacity(partitions.len());
+        for index in partitions {
+            let partition = known.and_then(|topic| topic.partition(types::PartitionIndex(index)));
+            let outcome = match partition {
+                None => Outcome::Known(ErrorCode::UnknownTopicOrPartition),
+                Some(partition) => elect(state, election, partition),
+            };
+            match (outcome, partition) {
+                (Outcome::HandOver { from, to }, Some(partition)) => {
+                    let op = MetadataOp::HandOver { group: partition.group, from, to, deadline_us };
+                    ops.push((Target::Metadata, Op::Metadata(op)));
+                    outcomes.push((index, None));
+                }
+                (Outcome::Known(ErrorCode::ElectionNotNeeded), _) if everywhere => {}
+                (Outcome::Known(code), _) => outcomes.push((index, Some(code))),
+                (Outcome::HandOver { .. }, None) => unreachable!("only a partition is handed over"),
+            }
         }
-    });
-    topics.filter(|topic| !topic.partition_result.is_empty()).collect()
-}
-
-fn elect_named(state: &State, election: Election, named: TopicPartitions) -> ReplicaElectionResult {
-    let topic = state.image.topic(named.topic.as_str());
-    let results = named.partitions.into_iter().map(|index| {
-        let partition = topic.and_then(|topic| topic.partition(types::PartitionIndex(index)));
-        let outcome = partition
-            .map_or(ErrorCode::UnknownTopicOrPartition, |partition| elect(state, election, partition));
-        partition_result(index, outcome)
-    });
-    ReplicaElectionResult {
-        topic: named.topic.clone(),
-        partition_result: results.collect(),
-        ..Default::default()
+        if !outcomes.is_empty() {
+            topics.push((topic, outcomes));
+        }
     }
+    Step::gather(ops, move |_, _, results| {
+        let mut results = results.into_iter();
+        let mut code = |known: KnownOutcome| match known {
+            Some(code) => code,
+            None => match results.next() {
+                Some(OpResult::HandedOver(true)) => ErrorCode::None,
+                Some(OpResult::HandedOver(false)) => ErrorCode::PreferredLeaderNotAvailable,
+                other => unreachable!("a hand-over is answered as such, not by {other:?}"),
+            },
+        };
+        let topics = topics.into_iter().map(|(topic, outcomes)| ReplicaElectionResult {
+            topic,
+            partition_result: outcomes
+                .into_iter()
+                .map(|(index, known)| partition_result(index, code(known)))
+                .collect(),
+            ..Default::default()
+        });
+        let topics = topics.collect();
+        reply(ErrorCode::None, topics)
+    })
 }
 
-/// Whether an election is needed, or why there cannot be one: a partition's Raft group elects its leader by itself
-/// whenever a majority of its replicas can, and leadership is not handed on between them.
-fn elect(state: &State, election: Election, partition: &Partition) -> ErrorCode {
+fn all_partitions(state: &State) -> Vec<TopicPartitions> {
+    let topics = state.image.topics().map(|topic| TopicPartitions {
+        topic: kafka_string(&topic.name),
+        partitions: (0i32..).zip(&topic.partitions).map(|(index, _)| index).collect(),
+        ..Default::default()
+    });
+    topics.collect()
+}
+
+/// What an election comes to. A group elects its leader by itself whenever a majority of its replicas can, so that there
+/// is no unclean one.
+fn elect(state: &State, election: Election, partition: &Partition) -> Outcome {
     let leader = state.leader(partition.group).map(|(node, _)| node);
-    match (election, leader) {
-        (Election::Preferred, leader) if leader == partition.replicas.first().copied() => {
-            ErrorCode::ElectionNotNeeded
+    let preferred = partition.replicas[0];
+    Outcome::Known(match (election, leader) {
+        (Election::Preferred, Some(leader)) if leader == preferred => ErrorCode::ElectionNotNeeded,
+        (Election::Preferred, Some(from)) if state.alive.contains(&preferred) => {
+            return Outcome::HandOver { from, to: preferred };
         }
         (Election::Preferred, _) => ErrorCode::PreferredLeaderNotAvailable,
         (Election::Unclean, Some(_)) => ErrorCode::ElectionNotNeeded,
         (Election::Unclean, None) => ErrorCode::EligibleLeadersNotAvailable,
-    }
+    })
 }
 
 fn refuse_all(request: ElectLeadersRequestData) -> Step {

@@ -8,7 +8,7 @@ use protocol::fetch::{
     encode_fetch_response,
 };
 use protocol::messages::fetch_request::FetchRequestData;
-use protocol::messages::{ErrorCode, kafka_string};
+use protocol::messages::{ErrorCode, KafkaString, kafka_string};
 use types::limits::FETCH_BYTES_MAX;
 use types::{NodeId, Offset};
 
@@ -17,19 +17,42 @@ use crate::broker::Target;
 use crate::fetch_session::{Admitted, PartitionKey, SessionPartition, Told};
 use crate::op::{FetchItem, FetchOp, FetchedPartition, Op, OpResult};
 use crate::state::State;
-use crate::step::{RequestInfo, Step, Wake};
+use crate::step::{Gather, RequestInfo, Step, Wake};
+
+/// The version from which a client may ask any replica (KIP-392).
+const FOLLOWER_VERSION_MIN: i16 = 11;
 
 /// A fetch under way: its partitions in the order of the response, and the operations that ask their owners.
 struct Fetch {
     session_id: i32,
     incremental: bool,
     partitions: Vec<SessionPartition>,
+    /// The client's rack; empty where it has none.
+    rack: KafkaString,
     refused: Vec<Option<ErrorCode>>,
     /// One for each shard that owns some of the partitions.
-    asks: Vec<(Target, Arc<[FetchItem]>)>,
+    asks: Vec<Ask>,
+    /// Whether the last operations were let bring less than the client wants.
+    is_short_of_memory: bool,
     max_bytes: usize,
     min_bytes: usize,
     deadline_us: u64,
+}
+
+/// What one shard is asked for.
+struct Ask {
+    target: Target,
+    items: Arc<[FetchItem]>,
+    /// With fewer bytes than this it is to tell of more.
+    min_bytes: usize,
+}
+
+impl Ask {
+    /// The most that it brings, but for a first batch that is larger.
+    fn bytes_max(&self, max_bytes: usize) -> usize {
+        let wanted = self.items.iter().fold(0usize, |bytes, item| bytes.saturating_add(item.max_bytes));
+        wanted.min(max_bytes)
+    }
 }
 
 pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: FetchRequestData) -> Step {
@@ -48,18 +71,35 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: FetchReq
         Ok(admitted) => admitted,
         Err(error) => return encode(info, empty_response(error)),
     };
-    let fetch = Fetch {
-        max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX),
-        min_bytes: usize::try_from(request.min_bytes).unwrap_or(0).min(FETCH_BYTES_MAX),
+    let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
+    let mut fetch = Fetch {
+        max_bytes,
+        // As in Kafka: there is no waiting for more than may be sent.
+        min_bytes: usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes),
         deadline_us: info.now.after_ms(request.max_wait_ms.into()),
-        ..plan(state, admitted)
+        rack: request.rack_id,
+        ..plan(state, admitted, info.api_version >= FOLLOWER_VERSION_MIN)
     };
+    if !fetch.asks.is_empty() {
+        fetch.share_missing_bytes(fetch.min_bytes, |_| 0);
+    }
     // Where nothing is to be read, nothing will come.
     let wait = fetch.min_bytes > 0 && request.max_wait_ms > 0 && !fetch.asks.is_empty();
-    ask(fetch, wait)
+    ask(state, fetch, wait)
 }
 
-fn plan(state: &State, admitted: Admitted) -> Fetch {
+impl Fetch {
+    /// Divides what is missing among the shards, on top of what each has: when all of it is there, wherever it came, at
+    /// least one of them has its part and tells.
+    fn share_missing_bytes(&mut self, missing_bytes: usize, has_bytes: impl Fn(usize) -> usize) {
+        let part = missing_bytes.div_ceil(self.asks.len());
+        for (number, ask) in self.asks.iter_mut().enumerate() {
+            ask.min_bytes = has_bytes(number) + part;
+        }
+    }
+}
+
+fn plan(state: &State, admitted: Admitted, may_follow: bool) -> Fetch {
     let mut refused = Vec::with_capacity(admitted.partitions.len());
     let mut by_shard: Vec<(Target, Vec<FetchItem>)> = Vec::new();
     for (slot, partition) in (0u32..).zip(&admitted.partitions) {
@@ -71,6 +111,7 @@ fn plan(state: &State, admitted: Admitted) -> Fetch {
                 let item = FetchItem {
                     slot,
                     group: located.group,
+                    may_follow,
                     current_leader_epoch: request.current_leader_epoch,
                     offset: Offset(request.fetch_offset),
                     last_fetched_epoch: request.last_fetched_epoch,
@@ -92,42 +133,74 @@ fn plan(state: &State, admitted: Admitted) -> Fetch {
         session_id: admitted.session_id,
         incremental: admitted.incremental,
         partitions: admitted.partitions,
+        rack: KafkaString::default(),
         refused,
-        asks: by_shard.into_iter().map(|(target, items)| (target, items.into())).collect(),
+        asks: by_shard
+            .into_iter()
+            .map(|(target, items)| Ask { target, items: items.into(), min_bytes: 0 })
+            .collect(),
+        is_short_of_memory: false,
         max_bytes: 0,
         min_bytes: 0,
         deadline_us: 0,
     }
 }
 
-fn ask(fetch: Fetch, wait: bool) -> Step {
-    let ops = fetch.asks.iter().map(|(target, items)| {
+fn ask(state: &mut State, mut fetch: Fetch, wait: bool) -> Step {
+    if fetch.asks.is_empty() {
+        return Step::gather(Vec::new(), move |state, info, results| {
+            on_results(state, info, fetch, results, wait)
+        });
+    }
+    let wanted_bytes = fetch.asks.iter().map(|ask| ask.bytes_max(fetch.max_bytes)).sum();
+    let Some(reserved_bytes) = state.memory.grant(wanted_bytes) else {
+        return Step::AwaitMemory(Box::new(move |state, info| {
+            let wait = wait && info.now.mono_us < fetch.deadline_us;
+            ask(state, fetch, wait)
+        }));
+    };
+    fetch.is_short_of_memory = reserved_bytes < wanted_bytes;
+    let max_bytes = match fetch.is_short_of_memory {
+        true => fetch.max_bytes.min(reserved_bytes / fetch.asks.len()),
+        false => fetch.max_bytes,
+    };
+    let ops = fetch.asks.iter().map(|ask| {
         let op = FetchOp {
-            items: Arc::clone(items),
-            max_bytes: fetch.max_bytes,
-            min_bytes: fetch.min_bytes,
+            items: Arc::clone(&ask.items),
+            max_bytes,
+            min_bytes: ask.min_bytes.min(max_bytes),
             wait: wait && fetch.refused.iter().all(Option::is_none),
         };
-        (*target, Op::Fetch(op))
+        (ask.target, Op::Fetch(op))
     });
-    Step::gather(ops.collect(), move |state, info, results| on_results(state, info, fetch, results, wait))
+    Step::Gather(Gather {
+        ops: ops.collect(),
+        deadline_us: None,
+        reserved_bytes,
+        finish: Box::new(move |state, info, results| on_results(state, info, fetch, results, wait)),
+    })
 }
 
 fn on_results(
     state: &mut State,
     info: RequestInfo<'_>,
-    fetch: Fetch,
+    mut fetch: Fetch,
     results: Vec<OpResult>,
     wait: bool,
 ) -> Step {
     let mut found: Vec<Option<FetchedPartition>> = vec![None; fetch.partitions.len()];
-    // An owner that read from the disk does not tell of more; the answer then goes out as it is.
     let mut all_will_wake = true;
-    for result in results {
+    // An owner that has less than its part and does not tell of more read from the disk; the answer goes out as it is.
+    let mut may_wait = true;
+    let mut bytes_of_asks = Vec::with_capacity(results.len());
+    for (result, ask) in results.into_iter().zip(&fetch.asks) {
         let OpResult::Fetch { partitions, waiting } = result else {
             unreachable!("a Fetch is answered as one, not by {result:?}")
         };
+        let bytes: usize = partitions.iter().flat_map(|p| &p.records).map(Bytes::len).sum();
         all_will_wake &= waiting;
+        may_wait &= waiting || (bytes >= ask.min_bytes && !fetch.is_short_of_memory);
+        bytes_of_asks.push(bytes);
         for partition in partitions {
             let slot = partition.slot as usize;
             found[slot] = Some(partition);
@@ -135,14 +208,20 @@ fn on_results(
     }
     let has_news = fetch.refused.iter().any(Option::is_some)
         || found.iter().flatten().any(|p| p.error.is_some() || p.diverging.is_some());
-    let bytes: usize = found.iter().flatten().flat_map(|p| &p.records).map(Bytes::len).sum();
-    if wait && all_will_wake && !has_news && bytes < fetch.min_bytes && info.now.mono_us < fetch.deadline_us {
+    let bytes: usize = bytes_of_asks.iter().sum();
+    let is_enough = has_news || bytes >= fetch.min_bytes || info.now.mono_us >= fetch.deadline_us;
+    if !wait || !may_wait || is_enough {
+        return respond(state, info, fetch, found);
+    }
+    if all_will_wake {
         return Step::Park {
             deadline_us: fetch.deadline_us,
-            resume: Box::new(move |_, _, wake| ask(fetch, wake == Wake::Data)),
+            resume: Box::new(move |state, _, wake| ask(state, fetch, wake == Wake::Data)),
         };
     }
-    respond(state, info, fetch, found)
+    // Some have their part and all together have too little.
+    fetch.share_missing_bytes(fetch.min_bytes - bytes, |number| bytes_of_asks[number]);
+    ask(state, fetch, true)
 }
 
 fn respond(
@@ -162,6 +241,12 @@ fn respond(
             (None, None) => unreachable!("the owner answers for every partition it was asked about"),
         };
         let mut answer = partition_response(state, &partition.key, fetched, &mut response.node_endpoints);
+        if answer.error_code == ErrorCode::None
+            && let Some(replica) = read_replica(state, &partition.key, &fetch.rack)
+        {
+            answer.preferred_read_replica = Some(replica);
+            answer.records.clear();
+        }
         let bytes: usize = answer.records.iter().map(Bytes::len).sum();
         // Every shard kept to the limit by itself; together they may exceed it, but the first batch always goes.
         if bytes > bytes_left && !is_first {
@@ -178,6 +263,7 @@ fn respond(
         let is_news = !answer.records.is_empty()
             || answer.error_code != ErrorCode::None
             || answer.diverging_epoch.is_some()
+            || answer.preferred_read_replica.is_some()
             || partition.told != Some(news);
         if fetch.session_id != 0 {
             told.push((partition.key.clone(), news));
@@ -232,6 +318,26 @@ fn partition_response(
             .map(|(leader_id, term)| LeaderIdAndEpoch { leader_id, leader_epoch: term.leader_epoch() }),
         records: fetched.records,
     }
+}
+
+/// The replica that a client in `rack` is sent to by the leader: one in sync in its rack, where the leader is in another
+/// (KIP-392).
+fn read_replica(state: &State, key: &PartitionKey, rack: &KafkaString) -> Option<NodeId> {
+    if !state.config.reads_in_rack || rack.is_empty() {
+        return None;
+    }
+    let located = state.locate(key.topic.as_str(), key.topic_id, key.partition).ok()?;
+    let own = state.config.node;
+    let leads = state.leader(located.group).is_some_and(|(leader, _)| leader == own);
+    let is_near = |node: &NodeId| {
+        let broker = state.image.broker(*node);
+        broker.is_some_and(|broker| broker.rack.as_deref() == Some(rack.as_str()))
+    };
+    if !leads || is_near(&own) {
+        return None;
+    }
+    let partition = located.topic.partitions.iter().find(|partition| partition.group == located.group)?;
+    state.in_sync(partition).into_iter().find(|node| is_near(node) && state.alive.contains(node))
 }
 
 /// Adds the address of a leader that the response names (KIP-951).

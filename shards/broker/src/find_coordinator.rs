@@ -29,7 +29,14 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: FindCoor
     }
     let planned = create_internally(state, info, std::iter::once(OFFSETS_TOPIC));
     match planned.into_iter().collect::<Result<Vec<_>, _>>() {
-        Err(error) => respond(several, keys.into_iter().map(|key| refuse(key, error)).collect()),
+        Err(error) => {
+            // Nodes that are to hold replicas have not registered yet; clients come again.
+            let error = match error {
+                ErrorCode::InvalidReplicationFactor => ErrorCode::CoordinatorNotAvailable,
+                other => other,
+            };
+            respond(several, keys.into_iter().map(|key| refuse(key, error)).collect())
+        }
         Ok(ops) => Step::gather(ops, move |state, _, _| {
             // Whether it was this request or another that made the topic, the image now says so, or the client retries.
             let found = keys.into_iter().map(|key| locate(state, key));

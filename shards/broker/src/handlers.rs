@@ -46,6 +46,6 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: Request)
         Request::DescribeCluster(data) => describe_cluster::handle(state, data),
         Request::DescribeTopicPartitions(data) => describe_topic_partitions::handle(state, data),
         Request::DescribeProducers(data) => describe_producers::handle(state, data),
-        Request::ElectLeaders(data) => elect_leaders::handle(state, data),
+        Request::ElectLeaders(data) => elect_leaders::handle(state, info, data),
     }
 }

@@ -36,6 +36,7 @@ mod op;
 mod partitions;
 mod produce;
 mod proposals;
+mod response_memory;
 mod sasl_handshake;
 mod state;
 mod step;

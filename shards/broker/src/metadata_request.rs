@@ -9,7 +9,7 @@ use protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponseData, MetadataResponsePartition, MetadataResponseTopic,
 };
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid, topic_id};
-use types::TopicId;
+use types::{NodeId, TopicId};
 
 use crate::authorized_operations::{Resource, authorized_operations};
 use crate::broker::Target;
@@ -104,7 +104,7 @@ fn respond(
     topics: Option<Vec<MetadataRequestTopic>>,
     operations: OperationsAskedFor,
 ) -> MetadataResponseData {
-    let brokers = state.image.brokers().map(|broker| MetadataResponseBroker {
+    let brokers = state.alive_brokers().map(|broker| MetadataResponseBroker {
         node_id: broker.node.0,
         host: kafka_string(broker.host()),
         port: broker.port().into(),
@@ -159,7 +159,7 @@ fn describe_named(
 fn describe(state: &State, topic: &Topic, operations: OperationsAskedFor) -> MetadataResponseTopic {
     let partitions = (0i32..).zip(&topic.partitions).map(|(index, partition)| {
         let leader = state.leader(partition.group);
-        let replicas: Vec<i32> = partition.replicas.iter().map(|node| node.0).collect();
+        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<i32>>();
         let error = match leader {
             Some(_) => ErrorCode::None,
             None => ErrorCode::LeaderNotAvailable,
@@ -169,8 +169,9 @@ fn describe(state: &State, topic: &Topic, operations: OperationsAskedFor) -> Met
             partition_index: index,
             leader_id: leader.map_or(-1, |(node, _)| node.0),
             leader_epoch: leader.map_or(-1, |(_, term)| term.leader_epoch()),
-            isr_nodes: replicas.clone(),
-            replica_nodes: replicas,
+            replica_nodes: ids(&partition.replicas),
+            isr_nodes: ids(&state.in_sync(partition)),
+            offline_replicas: ids(&state.offline(partition)),
             ..Default::default()
         }
     });

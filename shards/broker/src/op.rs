@@ -7,7 +7,7 @@ use coordinator::{GroupRequest, GroupResponse, RequestContext};
 use metadata::{Applied, Command};
 use protocol::batch::BatchHeader;
 use protocol::messages::ErrorCode;
-use types::{GroupId, Offset, ProducerId};
+use types::{GroupId, NodeId, Offset, ProducerId};
 
 use crate::PartitionError;
 
@@ -109,6 +109,8 @@ pub struct FetchItem {
     pub slot: u32,
     /// The partition's group.
     pub group: GroupId,
+    /// Whether a replica that does not lead may answer, with what it knows to be committed.
+    pub may_follow: bool,
     /// The epoch the client believes to be current, -1 for none.
     pub current_leader_epoch: i32,
     /// Where to read.
@@ -168,6 +170,17 @@ pub enum MetadataOp {
         /// On the monotonic clock of this process.
         deadline_us: u64,
     },
+    /// Let another replica lead a group; answered when it does, or `deadline_us` passes.
+    HandOver {
+        /// The group.
+        group: GroupId,
+        /// Who leads it.
+        from: NodeId,
+        /// Who is to lead it.
+        to: NodeId,
+        /// On the monotonic clock of this process.
+        deadline_us: u64,
+    },
 }
 
 /// What came of an [`Op`].
@@ -196,8 +209,10 @@ pub enum OpResult {
     DescribeLogs(Vec<(GroupId, u64)>),
     /// Of [`Op::Group`].
     Group(Result<GroupResponse, ErrorCode>),
-    /// Of [`Op::Metadata`].
+    /// Of [`MetadataOp::Propose`].
     Metadata(Result<Applied, ErrorCode>),
+    /// Of [`MetadataOp::HandOver`]: whether the replica leads.
+    HandedOver(bool),
     /// The request's time passed before the owner answered.
     TimedOut,
 }

@@ -75,6 +75,6 @@ impl PartitionRequests {
             let answered = answered.collect();
             finish(state, answered)
         };
-        Step::Gather(Gather { ops, deadline_us, finish: Box::new(finish) })
+        Step::Gather(Gather { ops, deadline_us, reserved_bytes: 0, finish: Box::new(finish) })
     }
 }

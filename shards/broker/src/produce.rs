@@ -36,7 +36,9 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, body: BytesMut) -
         return refuse_old_version(info, &request);
     }
     let acks = request.acks;
-    let deadline_us = (acks == ACKS_ALL).then(|| info.now.after_ms(request.timeout_ms.into()));
+    // With acks=1 too, though Kafka has none there: the owner may have to wait for room. Either way the batch may be
+    // appended later.
+    let deadline_us = (acks != ACKS_NONE).then(|| info.now.after_ms(request.timeout_ms.into()));
     plan(state, info, request).gather(deadline_us, move |state, topics| {
         let response = respond(state, topics);
         let failed =

@@ -1,26 +1,39 @@
 //! What handlers share: the metadata image, the leaders, the fetch sessions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use metadata::{MetadataImage, Topic};
+use metadata::{Broker, MetadataImage, Partition, Topic};
 use protocol::messages::ErrorCode;
 use types::{GroupId, NodeId, PartitionIndex, Term, TopicId};
 
 use crate::BrokerConfig;
 use crate::fetch_session::FetchSessions;
+use crate::response_memory::ResponseMemory;
 
 /// The state of one shard's broker side that outlives a request.
 pub(crate) struct State {
     pub config: Arc<BrokerConfig>,
     pub image: Arc<MetadataImage>,
-    pub leaders: HashMap<GroupId, (Term, Option<NodeId>)>,
+    pub leaders: HashMap<GroupId, KnownLeader>,
+    /// The nodes that this one hears, itself among them.
+    pub alive: Arc<BTreeSet<NodeId>>,
     pub sessions: FetchSessions,
+    pub memory: ResponseMemory,
     /// Producer ids that this shard may give out.
     pub producer_ids: Range<i64>,
     /// A seed for ids made here; advanced with each use.
     pub seed: u64,
+}
+
+/// What is known of a group's leader.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KnownLeader {
+    pub term: Term,
+    pub leader: Option<NodeId>,
+    /// As the leader said last; empty before.
+    pub in_sync: Arc<[NodeId]>,
 }
 
 /// A partition that a request names, with the topic it belongs to.
@@ -42,12 +55,27 @@ impl State {
         Ok(Located { topic: Arc::clone(topic), group })
     }
 
-    /// Who leads a group, once that is known.
+    /// Who leads a group, once that is known and while it is alive.
     pub(crate) fn leader(&self, group: GroupId) -> Option<(NodeId, Term)> {
-        match self.leaders.get(&group) {
-            Some((term, Some(node))) => Some((*node, *term)),
-            _ => None,
-        }
+        let known = self.leaders.get(&group)?;
+        known.leader.filter(|node| self.alive.contains(node)).map(|node| (node, known.term))
+    }
+
+    /// The in-sync replicas of a partition.
+    pub(crate) fn in_sync(&self, partition: &Partition) -> Vec<NodeId> {
+        let said = self.leaders.get(&partition.group).map_or(&[][..], |known| &known.in_sync);
+        let among = if said.is_empty() { partition.replicas.as_slice() } else { said };
+        partition.replicas.iter().copied().filter(|node| among.contains(node)).collect()
+    }
+
+    /// The replicas of a partition whose nodes are not alive.
+    pub(crate) fn offline(&self, partition: &Partition) -> Vec<NodeId> {
+        partition.replicas.iter().copied().filter(|node| !self.alive.contains(node)).collect()
+    }
+
+    /// The registered brokers that are alive, which are those that clients are told.
+    pub(crate) fn alive_brokers(&self) -> impl Iterator<Item = &Arc<Broker>> {
+        self.image.brokers().filter(|broker| self.alive.contains(&broker.node))
     }
 
     /// The broker that clients may take for the controller: any registered one passes admin requests on, so it is

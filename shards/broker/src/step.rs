@@ -19,6 +19,8 @@ pub(crate) enum Step {
     Close(String),
     /// Results of operations are needed first.
     Gather(Gather),
+    /// There is no memory for what would be read: go on when there is.
+    AwaitMemory(Retry),
     /// Nothing is there yet: wait until one of the owners says so, or the deadline passes.
     Park {
         /// On the monotonic clock.
@@ -34,11 +36,14 @@ pub(crate) struct Gather {
     pub ops: Vec<(Target, Op)>,
     /// When to go on without the results that are missing, as [`OpResult::TimedOut`].
     pub deadline_us: Option<u64>,
+    /// The most that the operations bring, as far as memory is reserved for it.
+    pub reserved_bytes: usize,
     /// What then.
     pub finish: Finish,
 }
 
 pub(crate) type Finish = Box<dyn FnOnce(&mut State, RequestInfo<'_>, Vec<OpResult>) -> Step>;
+pub(crate) type Retry = Box<dyn FnOnce(&mut State, RequestInfo<'_>) -> Step>;
 pub(crate) type Resume = Box<dyn FnOnce(&mut State, RequestInfo<'_>, Wake) -> Step>;
 
 /// Why a parked request goes on.
@@ -66,6 +71,6 @@ impl Step {
         ops: Vec<(Target, Op)>,
         finish: impl FnOnce(&mut State, RequestInfo<'_>, Vec<OpResult>) -> Step + 'static,
     ) -> Step {
-        Step::Gather(Gather { ops, deadline_us: None, finish: Box::new(finish) })
+        Step::Gather(Gather { ops, deadline_us: None, reserved_bytes: 0, finish: Box::new(finish) })
     }
 }

@@ -1,7 +1,7 @@
 //! What group 0 replicates, and what applying it gives.
 
 use bytes::Bytes;
-use types::{GroupId, NodeId, ProducerId, TopicId};
+use types::{DirectoryId, GroupId, NodeId, ProducerId, TopicId};
 
 use crate::error::MetadataError;
 use crate::wire;
@@ -17,7 +17,8 @@ pub enum Command {
         /// The id that clients see; Kafka uses a base64 UUID (see [`crate::cluster_id_from_seed`]).
         cluster_id: String,
     },
-    /// Makes a broker known, or replaces what is known of it after a restart.
+    /// Makes a broker known, or replaces what is known of it after a restart. Refused when it comes with another data
+    /// directory than it was registered with: what it promised with that one, it may not have any more.
     RegisterBroker {
         /// The broker.
         node: NodeId,
@@ -28,6 +29,8 @@ pub enum Command {
         /// Differs at each start of the process, so that a node can tell whether the registration
         /// in the image is its own. The last registration applied wins.
         incarnation: u64,
+        /// Its data directory; `None` in logs from before there were such ids.
+        directory_id: Option<DirectoryId>,
     },
     /// Forgets a broker (Kafka's UnregisterBroker). Its replicas stay assigned to it, its configurations stay.
     UnregisterBroker {

@@ -1,7 +1,7 @@
 //! The errors of this crate and the Kafka code of each.
 
 use protocol::ErrorCode;
-use types::{NodeId, TopicId};
+use types::{DirectoryId, NodeId, TopicId};
 
 use crate::topic_id::topic_id_text;
 
@@ -42,6 +42,14 @@ pub enum MetadataError {
         node: NodeId,
         /// What is wrong.
         reason: &'static str,
+    },
+    /// The broker comes with a data directory that it was not registered with: one that was emptied, or belongs elsewhere.
+    #[error("broker {node} is registered with the data directory {registered}, not with another")]
+    OtherDirectory {
+        /// The broker.
+        node: NodeId,
+        /// The directory that holds what the broker has promised.
+        registered: DirectoryId,
     },
     /// A block of producer ids that is empty or beyond what is left of the number space.
     #[error("cannot allocate {count} producer ids")]
@@ -121,7 +129,9 @@ impl MetadataError {
             | MetadataError::InvalidProducerIdCount { .. } => ErrorCode::UnknownServerError,
             MetadataError::ClusterIdAlreadySet(_) => ErrorCode::InconsistentClusterId,
             MetadataError::BrokerNotRegistered(_) => ErrorCode::BrokerIdNotRegistered,
-            MetadataError::InvalidRegistration { .. } => ErrorCode::InvalidRegistration,
+            MetadataError::InvalidRegistration { .. } | MetadataError::OtherDirectory { .. } => {
+                ErrorCode::InvalidRegistration
+            }
             MetadataError::InvalidTopicName { .. }
             | MetadataError::TopicNameCollision { .. }
             | MetadataError::InternalTopic { .. } => ErrorCode::InvalidTopicException,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use types::{GroupId, LogIndex, NodeId, PartitionIndex, TopicId};
+use types::{DirectoryId, GroupId, LogIndex, NodeId, PartitionIndex, TopicId};
 
 use crate::command::Endpoint;
 use crate::configs::{BrokerDefaults, BrokerLayers, StaticSettings, TopicConfig};
@@ -21,6 +21,8 @@ pub struct Broker {
     pub endpoints: Vec<Endpoint>,
     /// Differs at each start of its process.
     pub incarnation: u64,
+    /// Its data directory; `None` where it registered before there were such ids.
+    pub directory_id: Option<DirectoryId>,
 }
 
 impl Broker {
@@ -99,6 +101,7 @@ pub struct MetadataImage {
     names_by_id: SharedMap<TopicId, Arc<str>>,
     names_by_collision_key: SharedMap<String, Arc<str>>,
     groups: SharedMap<GroupId, (Arc<str>, PartitionIndex)>,
+    next_group: GroupId,
     cluster_configs: Arc<BTreeMap<String, String>>,
     broker_configs: Arc<BTreeMap<NodeId, BTreeMap<String, String>>>,
     static_settings: StaticSettings,
@@ -127,6 +130,8 @@ impl MetadataImage {
             names_by_id: SharedMap::default(),
             names_by_collision_key: SharedMap::default(),
             groups: SharedMap::default(),
+            // Group 0 is the metadata's own.
+            next_group: GroupId(1),
             cluster_configs: Arc::new(cluster_configs),
             broker_configs: Arc::default(),
             static_settings,
@@ -153,6 +158,11 @@ impl MetadataImage {
     /// One registered broker.
     pub fn broker(&self, node: NodeId) -> Option<&Arc<Broker>> {
         self.brokers.get(&node)
+    }
+
+    /// The data directories that the brokers are registered with.
+    pub fn directories(&self) -> impl Iterator<Item = (NodeId, DirectoryId)> {
+        self.brokers.values().filter_map(|broker| Some((broker.node, broker.directory_id?)))
     }
 
     /// How many partitions the assignments put on a broker, registered or not.
@@ -194,6 +204,16 @@ impl MetadataImage {
     pub fn partition_of_group(&self, group: GroupId) -> Option<(Arc<Topic>, PartitionIndex)> {
         let (name, index) = self.groups.get(&group)?;
         Some((self.topic(name)?.clone(), *index))
+    }
+
+    /// Whether a partition made after this image may get this group, so that the image says nothing of it. Any other
+    /// group that it does not know of is gone for ever.
+    pub fn may_allocate(&self, group: GroupId) -> bool {
+        group >= self.next_group
+    }
+
+    pub(crate) fn next_group(&self) -> GroupId {
+        self.next_group
     }
 
     /// The topic that a new name would collide with, if there is one other than of that very name.
@@ -241,6 +261,11 @@ impl MetadataImage {
     pub(crate) fn set_epoch(&mut self, epoch: LogIndex) {
         assert!(self.epoch <= epoch, "the image's epoch went from {} back to {epoch}", self.epoch);
         self.epoch = epoch;
+    }
+
+    pub(crate) fn set_next_group(&mut self, next_group: GroupId) {
+        assert!(self.next_group <= next_group, "groups are numbered upwards");
+        self.next_group = next_group;
     }
 
     pub(crate) fn set_cluster_id(&mut self, cluster_id: &str) {

@@ -35,4 +35,4 @@ pub use plan_configs::{
     ConfigOperation, ConfigOperationKind, plan_alter_configs, plan_incremental_alter, resolve_config_resource,
 };
 pub use state::MetadataState;
-pub use topic_id::{cluster_id_from_seed, topic_id_from_seed, topic_id_text};
+pub use topic_id::{cluster_id_from_seed, directory_id_from_seed, topic_id_from_seed, topic_id_text};

@@ -26,7 +26,6 @@ pub struct MetadataState {
     image: MetadataImage,
     published: Arc<MetadataImage>,
     applied: LogIndex,
-    next_group: GroupId,
     next_producer_id: ProducerId,
 }
 
@@ -51,8 +50,6 @@ impl MetadataState {
             published: Arc::new(image.clone()),
             image,
             applied: LogIndex(0),
-            // Group 0 is this one.
-            next_group: GroupId(1),
             next_producer_id: ProducerId(0),
         }
     }
@@ -78,8 +75,8 @@ impl MetadataState {
         self.applied = index;
         let applied = match command {
             Command::SetClusterId { cluster_id } => self.set_cluster_id(&cluster_id),
-            Command::RegisterBroker { node, rack, endpoints, incarnation } => {
-                self.register_broker(Broker { node, rack, endpoints, incarnation })
+            Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id } => {
+                self.register_broker(Broker { node, rack, endpoints, incarnation, directory_id })
             }
             Command::UnregisterBroker { node } => self.unregister_broker(node),
             Command::CreateTopic { name, id, partitions, configs } => {
@@ -105,7 +102,7 @@ impl MetadataState {
     pub fn snapshot(&self) -> Bytes {
         let counters = Counters {
             applied: self.applied,
-            next_group: self.next_group,
+            next_group: self.image.next_group(),
             next_producer_id: self.next_producer_id,
         };
         wire::encode_snapshot(&self.image, &counters)
@@ -123,7 +120,6 @@ impl MetadataState {
             published: Arc::new(image.clone()),
             image,
             applied: counters.applied,
-            next_group: counters.next_group,
             next_producer_id: counters.next_producer_id,
         };
         Ok(())
@@ -145,6 +141,10 @@ impl MetadataState {
         let existing = self.image.broker(node);
         if existing.is_some_and(|existing| **existing == broker) {
             return Ok(Applied::Unchanged);
+        }
+        let registered = existing.and_then(|existing| existing.directory_id);
+        if let Some(registered) = registered.filter(|_| registered != broker.directory_id) {
+            return Err(MetadataError::OtherDirectory { node, registered });
         }
         if broker.endpoints.is_empty() {
             return Err(MetadataError::InvalidRegistration { node, reason: "it has no endpoint" });
@@ -264,8 +264,8 @@ impl MetadataState {
             return Err(MetadataError::InvalidPartitions(reason));
         }
         let partition = |spec: PartitionSpec| {
-            let group = self.next_group;
-            self.next_group = GroupId(group.0 + 1);
+            let group = self.image.next_group();
+            self.image.set_next_group(GroupId(group.0 + 1));
             Partition { group, replicas: spec.replicas }
         };
         Ok(specs.into_iter().map(partition).collect())
@@ -296,7 +296,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
-    use types::PartitionIndex;
+    use types::{DirectoryId, PartitionIndex};
 
     use super::*;
     use crate::testing::{any_command, apply, check_image, endpoint, state_after};
@@ -312,7 +312,7 @@ mod tests {
 
     fn register(node: i32, incarnation: u64) -> Command {
         let endpoints = vec![endpoint("host", 9092)];
-        Command::RegisterBroker { node: NodeId(node), rack: None, endpoints, incarnation }
+        Command::RegisterBroker { node: NodeId(node), rack: None, endpoints, incarnation, directory_id: None }
     }
 
     fn groups(groups: &[u64]) -> Vec<GroupId> {
@@ -409,6 +409,34 @@ mod tests {
         );
         assert!(state.image().broker(NodeId(1)).is_none());
         assert!(image.broker(NodeId(1)).is_some(), "an image never changes");
+    }
+
+    #[test]
+    fn a_broker_keeps_the_data_directory_that_it_was_first_registered_with() {
+        let mut state = MetadataState::default();
+        let with = |number: u64, directory: Option<u8>| match register(1, number) {
+            Command::RegisterBroker { node, rack, endpoints, incarnation, .. } => Command::RegisterBroker {
+                node,
+                rack,
+                endpoints,
+                incarnation,
+                directory_id: directory.map(|byte| DirectoryId([byte; 16])),
+            },
+            other => panic!("no registration: {other:?}"),
+        };
+        assert_eq!(apply(&mut state, with(1, None)), Applied::BrokerRegistered);
+        assert_eq!(apply(&mut state, with(2, Some(7))), Applied::BrokerRegistered, "it had none before");
+        assert_eq!(apply(&mut state, with(3, Some(7))), Applied::BrokerRegistered);
+        let refused = MetadataError::OtherDirectory { node: NodeId(1), registered: DirectoryId([7; 16]) };
+        for other in [Some(8), None] {
+            assert_eq!(apply(&mut state, with(4, other)), Applied::Refused(refused.clone()));
+        }
+        let mut restored = MetadataState::default();
+        restored.restore(&state.snapshot()).expect("a good snapshot");
+        assert_eq!(apply(&mut restored, with(4, Some(8))), Applied::Refused(refused));
+        let image = restored.image();
+        assert_eq!(image.directories().collect::<Vec<_>>(), [(NodeId(1), DirectoryId([7; 16]))]);
+        assert_eq!(image.broker(NodeId(1)).expect("registered").incarnation, 3);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use types::{GroupId, NodeId, PartitionIndex, TopicId};
+use types::{DirectoryId, GroupId, NodeId, PartitionIndex, TopicId};
 
 use crate::command::{Applied, Command, ConfigResource, Endpoint, PartitionSpec};
 use crate::image::{BrokerLoad, MetadataImage};
@@ -36,6 +36,7 @@ pub(crate) fn state_with_racks(rack_sizes: &[usize]) -> MetadataState {
             rack: (rack_sizes.len() > 1).then(|| format!("rack-{rack}")),
             endpoints: vec![endpoint("localhost", 9092)],
             incarnation: 1,
+            directory_id: None,
         };
         assert_eq!(apply(&mut state, command), Applied::BrokerRegistered);
     }
@@ -59,9 +60,12 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
     ];
     prop_oneof![
         1 => "[xy]".prop_map(|cluster_id| Command::SetClusterId { cluster_id }),
-        2 => (node(), prop::option::of("[rs]"), 1u16..3, 0u64..3).prop_map(|(node, rack, port, incarnation)| {
-            Command::RegisterBroker { node, rack, endpoints: vec![endpoint("host", port)], incarnation }
-        }),
+        2 => (node(), prop::option::of("[rs]"), 1u16..3, 0u64..3, directory()).prop_map(
+            |(node, rack, port, incarnation, directory_id)| {
+                let endpoints = vec![endpoint("host", port)];
+                Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id }
+            }
+        ),
         1 => node().prop_map(|node| Command::UnregisterBroker { node }),
         6 => (name, id(), specs(), configs()).prop_map(|(name, id, partitions, configs)| {
             Command::CreateTopic { name: name.to_owned(), id, partitions, configs }
@@ -73,6 +77,10 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         3 => (resource, changes()).prop_map(|(resource, set)| Command::AlterConfigs { resource, set }),
         1 => (node(), 0u32..2000).prop_map(|(node, count)| Command::AllocateProducerIds { node, count }),
     ]
+}
+
+fn directory() -> impl Strategy<Value = Option<DirectoryId>> {
+    prop::option::of((0u8..2).prop_map(|byte| DirectoryId([byte; 16])))
 }
 
 fn any_spec() -> impl Strategy<Value = PartitionSpec> {

@@ -1,9 +1,10 @@
 //! Identifiers made from a seed.
 
-use types::TopicId;
 use types::hash::mix64;
+use types::{DirectoryId, TopicId, base64};
 
-const BASE64_URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// The first six bits of a UUID whose base64 form starts with `-`.
+const DASH: u8 = 62;
 
 /// The id of a new topic: shaped like a random (version 4) UUID, hence never one of Kafka's reserved
 /// ids, and never one whose base64 form starts with `-`, which command-line tools take for an option
@@ -22,12 +23,17 @@ pub fn topic_id_from_seed(seed: u64, name: &str) -> TopicId {
 
 /// A new cluster's id: the base64 form of a UUID, as Kafka's own are.
 pub fn cluster_id_from_seed(seed: u64) -> String {
-    base64_url(&uuid_from_hash(mix64(seed ^ 0x636c_7573_7465_7221)))
+    base64::encode(&uuid_from_hash(mix64(seed ^ 0x636c_7573_7465_7221)))
+}
+
+/// The id of a new data directory.
+pub fn directory_id_from_seed(seed: u64) -> DirectoryId {
+    DirectoryId(uuid_from_hash(mix64(seed ^ 0x6469_7265_6374_6f72)))
 }
 
 /// A topic id as Kafka prints it.
 pub fn topic_id_text(id: TopicId) -> String {
-    base64_url(&id.0)
+    base64::encode(&id.0)
 }
 
 fn uuid_from_hash(hash: u64) -> [u8; 16] {
@@ -36,23 +42,10 @@ fn uuid_from_hash(hash: u64) -> [u8; 16] {
     uuid[8..].copy_from_slice(&mix64(hash ^ 0x5555_5555_5555_5555).to_be_bytes());
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;
-    if BASE64_URL[usize::from(uuid[0] >> 2)] == b'-' {
+    if uuid[0] >> 2 == DASH {
         uuid[0] ^= 0x80;
     }
     uuid
-}
-
-fn base64_url(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let word =
-            group.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        for digit in 0..=group.len() {
-            let index = word >> (18 - 6 * digit) & 0x3f;
-            text.push(char::from(BASE64_URL[index as usize]));
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -62,21 +55,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_url_safe_and_unpadded() {
-        assert_eq!(base64_url(b""), "");
-        assert_eq!(base64_url(b"f"), "Zg");
-        assert_eq!(base64_url(b"fo"), "Zm8");
-        assert_eq!(base64_url(b"foo"), "Zm9v");
-        assert_eq!(base64_url(&[0xfb, 0xff, 0xfe]), "-__-");
-    }
-
-    #[test]
     fn topic_ids_are_version_4_distinct_and_never_look_like_an_option() {
         let mut seen = BTreeSet::new();
         for seed in 0..5_000 {
             let TopicId(id) = topic_id_from_seed(seed, "orders");
             assert_eq!((id[6] >> 4, id[8] >> 6), (4, 2));
-            assert!(!base64_url(&id).starts_with('-'));
+            assert!(!base64::encode(&id).starts_with('-'));
             assert!(seen.insert(id));
         }
         assert_ne!(topic_id_from_seed(1, "a"), topic_id_from_seed(1, "b"));
@@ -89,5 +73,12 @@ mod tests {
         let id = cluster_id_from_seed(7);
         assert_eq!(id.len(), 22);
         assert_ne!(id, cluster_id_from_seed(8));
+    }
+
+    #[test]
+    fn directory_ids_are_read_as_kafka_prints_them() {
+        let id = directory_id_from_seed(7);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_ne!(id, directory_id_from_seed(8));
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
-use types::{GroupId, LogIndex, NodeId, ProducerId, TopicId};
+use types::{DirectoryId, GroupId, LogIndex, NodeId, ProducerId, TopicId};
 
 use crate::command::{Command, ConfigResource, Endpoint, PartitionSpec};
 use crate::configs::StaticSettings;
@@ -59,6 +59,8 @@ struct BrokerRecord {
     endpoints: Vec<EndpointRecord>,
     #[prost(fixed64, tag = "4")]
     incarnation: u64,
+    #[prost(bytes = "bytes", optional, tag = "5")]
+    directory_id: Option<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -180,8 +182,9 @@ pub(crate) fn encode_command(command: &Command) -> Bytes {
         Command::SetClusterId { cluster_id } => {
             (KIND_SET_CLUSTER_ID, SetClusterIdRecord { cluster_id: cluster_id.clone() }.encode_to_vec())
         }
-        Command::RegisterBroker { node, rack, endpoints, incarnation } => {
-            (KIND_REGISTER_BROKER, broker_record(*node, rack, endpoints, *incarnation).encode_to_vec())
+        Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id } => {
+            let record = broker_record(*node, rack, endpoints, *incarnation, *directory_id);
+            (KIND_REGISTER_BROKER, record.encode_to_vec())
         }
         Command::UnregisterBroker { node } => {
             (KIND_UNREGISTER_BROKER, NodeRecord { node: node.0 }.encode_to_vec())
@@ -225,8 +228,8 @@ pub(crate) fn decode_command(bytes: &[u8]) -> Result<Command, MetadataError> {
             Ok(Command::SetClusterId { cluster_id })
         }
         KIND_REGISTER_BROKER => {
-            let Broker { node, rack, endpoints, incarnation } = broker(read(&body)?)?;
-            Ok(Command::RegisterBroker { node, rack, endpoints, incarnation })
+            let Broker { node, rack, endpoints, incarnation, directory_id } = broker(read(&body)?)?;
+            Ok(Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id })
         }
         KIND_UNREGISTER_BROKER => {
             let NodeRecord { node } = read(&body)?;
@@ -264,10 +267,7 @@ pub(crate) fn encode_snapshot(image: &MetadataImage, counters: &Counters) -> Byt
         next_group: counters.next_group.0,
         next_producer_id: counters.next_producer_id.0,
         cluster_id: image.cluster_id().map(str::to_owned),
-        brokers: image
-            .brokers()
-            .map(|broker| broker_record(broker.node, &broker.rack, &broker.endpoints, broker.incarnation))
-            .collect(),
+        brokers: image.brokers().map(|broker| snapshot_record(broker)).collect(),
         topics: image.topics().map(|topic| topic_record(topic)).collect(),
         cluster_configs: config_records(image.cluster_configs()),
         broker_configs: broker_configs
@@ -300,6 +300,7 @@ pub(crate) fn decode_snapshot(
         return Err(invalid("Snapshot.next_producer_id", "it is negative"));
     }
     let mut image = MetadataImage::new(static_settings);
+    image.set_next_group(counters.next_group);
     if let Some(cluster_id) = &snapshot.cluster_id {
         image.set_cluster_id(cluster_id);
     }
@@ -409,13 +410,25 @@ fn broker_record(
     rack: &Option<String>,
     endpoints: &[Endpoint],
     incarnation: u64,
+    directory_id: Option<DirectoryId>,
 ) -> BrokerRecord {
     let endpoints = endpoints.iter().map(|endpoint| EndpointRecord {
         listener: endpoint.listener.clone(),
         host: endpoint.host.clone(),
         port: u32::from(endpoint.port),
     });
-    BrokerRecord { node: node.0, rack: rack.clone(), endpoints: endpoints.collect(), incarnation }
+    let directory_id = directory_id.map(|id| Bytes::copy_from_slice(&id.0));
+    BrokerRecord {
+        node: node.0,
+        rack: rack.clone(),
+        endpoints: endpoints.collect(),
+        incarnation,
+        directory_id,
+    }
+}
+
+fn snapshot_record(broker: &Broker) -> BrokerRecord {
+    broker_record(broker.node, &broker.rack, &broker.endpoints, broker.incarnation, broker.directory_id)
 }
 
 fn broker(record: BrokerRecord) -> Result<Broker, MetadataError> {
@@ -426,11 +439,16 @@ fn broker(record: BrokerRecord) -> Result<Broker, MetadataError> {
         Ok(port) => Ok(Endpoint { listener: record.listener, host: record.host, port }),
         Err(_) => Err(invalid("Endpoint.port", "it is greater than 65535")),
     };
+    let directory_id = |bytes: Bytes| match bytes.as_ref().try_into() {
+        Ok(id) => Ok(DirectoryId(id)),
+        Err(_) => Err(invalid("Broker.directory_id", "it is not 16 bytes long")),
+    };
     Ok(Broker {
         node: node_id(record.node)?,
         rack: record.rack,
         endpoints: record.endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?,
         incarnation: record.incarnation,
+        directory_id: record.directory_id.map(directory_id).transpose()?,
     })
 }
 
@@ -559,14 +577,22 @@ mod tests {
         let partitions = vec![PartitionSpec { replicas: vec![NodeId(1), NodeId(2)] }];
         let id = TopicId([0xab; 16]);
         check(Command::SetClusterId { cluster_id: "c".to_owned() }, expect!["080112030a0163"]);
+        let register = |directory_id| Command::RegisterBroker {
+            node: NodeId(3),
+            rack: Some("r".to_owned()),
+            endpoints: vec![endpoint("h", 9092)],
+            incarnation: 5,
+            directory_id,
+        };
         check(
-            Command::RegisterBroker {
-                node: NodeId(3),
-                rack: Some("r".to_owned()),
-                endpoints: vec![endpoint("h", 9092)],
-                incarnation: 5,
-            },
+            register(None),
             expect!["0802122108031201721a110a09504c41494e54455854120168188447210500000000000000"],
+        );
+        check(
+            register(Some(DirectoryId([0xcd; 16]))),
+            expect![
+                "0802123308031201721a110a09504c41494e544558541201681884472105000000000000002a10cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd"
+            ],
         );
         check(Command::UnregisterBroker { node: NodeId(3) }, expect!["080312020803"]);
         check(
@@ -649,6 +675,16 @@ mod tests {
             KIND_REGISTER_BROKER,
             BrokerRecord::default().encode_to_vec(),
             expect!["metadata field Broker.endpoints is invalid: there is none"],
+        );
+        let record = BrokerRecord {
+            endpoints: vec![EndpointRecord::default()],
+            directory_id: Some(Bytes::from_static(b"short")),
+            ..BrokerRecord::default()
+        };
+        check(
+            KIND_REGISTER_BROKER,
+            record.encode_to_vec(),
+            expect!["metadata field Broker.directory_id is invalid: it is not 16 bytes long"],
         );
         let record = AlterConfigsRecord { resource: 9, ..AlterConfigsRecord::default() };
         check(

@@ -21,15 +21,31 @@ pub enum CheckpointError {
     Inconsistent(&'static str),
 }
 
-/// The durable state of a partition. `log_start ≤ end`, and the segments end at or before `end`.
+/// The durable state of a partition. `log_start ≤ end`, and the segments, if there are any, end at or before `flushed_end`.
+/// That is before `end`, but for a replica that had pulled more than the snapshot that it took over.
 #[derive(Debug, Default)]
 pub(crate) struct Durable {
     pub log_start: Offset,
+    /// Where the data that went to segments ends, though they may be gone. The entries behind the checkpoint go on here.
+    pub flushed_end: Offset,
     /// The end of the batches that epochs and producers know of.
     pub end: Offset,
     pub epochs: LeaderEpochs,
     pub producers: HashMap<ProducerId, ProducerState>,
     pub segments: SegmentList,
+    /// Segments that are no longer part of the log and whose files may still be there.
+    pub retired: Vec<Offset>,
+}
+
+/// What of a partition goes into a checkpoint, see [`Durable`].
+pub(crate) struct State<'a> {
+    pub log_start: Offset,
+    pub flushed_end: Offset,
+    pub end: Offset,
+    pub epochs: &'a LeaderEpochs,
+    pub producers: &'a HashMap<ProducerId, ProducerState>,
+    pub segments: &'a SegmentList,
+    pub retired: Vec<Offset>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -44,6 +60,10 @@ struct StateMessage {
     producers: Vec<ProducerMessage>,
     #[prost(message, repeated, tag = "5")]
     segments: Vec<SegmentMessage>,
+    #[prost(int64, tag = "6")]
+    flushed_end: i64,
+    #[prost(int64, repeated, tag = "7")]
+    retired: Vec<i64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -100,23 +120,19 @@ struct SegmentMessage {
     is_sealed: bool,
 }
 
-pub(crate) fn encode(
-    log_start: Offset,
-    end: Offset,
-    epochs: &LeaderEpochs,
-    producers: &HashMap<ProducerId, ProducerState>,
-    segments: &SegmentList,
-) -> Bytes {
-    let epochs = epochs.starts().iter().map(|(epoch, start)| EpochMessage { epoch: *epoch, start: start.0 });
-    let mut producers: Vec<ProducerMessage> = producers.iter().map(producer_message).collect();
+pub(crate) fn encode(state: &State<'_>) -> Bytes {
+    let starts = state.epochs.starts().iter();
+    let mut producers: Vec<ProducerMessage> = state.producers.iter().map(producer_message).collect();
     // The same state gives the same bytes.
     producers.sort_unstable_by_key(|producer| producer.id);
     let message = StateMessage {
-        log_start: log_start.0,
-        end: end.0,
-        epochs: epochs.collect(),
+        log_start: state.log_start.0,
+        end: state.end.0,
+        epochs: starts.map(|(epoch, start)| EpochMessage { epoch: *epoch, start: start.0 }).collect(),
         producers,
-        segments: segments.iter().map(segment_message).collect(),
+        segments: state.segments.iter().map(segment_message).collect(),
+        flushed_end: state.flushed_end.0,
+        retired: state.retired.iter().map(|segment| segment.0).collect(),
     };
     message.encode_to_vec().into()
 }
@@ -130,13 +146,27 @@ pub(crate) fn decode(state: &[u8]) -> Result<Durable, CheckpointError> {
     if !(0..=message.end).contains(&message.log_start) {
         return Err(CheckpointError::Inconsistent("the log starts behind its end"));
     }
+    if message.flushed_end < 0 {
+        return Err(CheckpointError::Inconsistent("segments end before the first offset"));
+    }
     Ok(Durable {
         log_start: Offset(message.log_start),
         end: Offset(message.end),
         epochs: LeaderEpochs::restore(starts),
         producers: message.producers.into_iter().map(producer_state).collect::<Result<_, _>>()?,
-        segments: segment_list(message.segments, message.end)?,
+        segments: segment_list(message.segments, message.flushed_end)?,
+        retired: message.retired.into_iter().map(Offset).collect(),
+        flushed_end: Offset(message.flushed_end),
     })
+}
+
+/// The offsets at which the log of a snapshot starts and ends.
+///
+/// # Errors
+///
+/// [`CheckpointError`], for all of the snapshot.
+pub fn snapshot_range(snapshot: &[u8]) -> Result<(Offset, Offset), CheckpointError> {
+    decode(snapshot).map(|durable| (durable.log_start, durable.end))
 }
 
 fn producer_message((id, state): (&ProducerId, &ProducerState)) -> ProducerMessage {
@@ -185,11 +215,11 @@ fn segment_message(segment: &SegmentInfo) -> SegmentMessage {
     }
 }
 
-fn segment_list(messages: Vec<SegmentMessage>, end: i64) -> Result<SegmentList, CheckpointError> {
+fn segment_list(messages: Vec<SegmentMessage>, flushed_end: i64) -> Result<SegmentList, CheckpointError> {
     let ordered = messages.is_sorted_by(|a, b| a.is_sealed && a.end <= b.base && a.base < b.base);
     let whole = messages.iter().all(|segment| 0 <= segment.base && segment.base <= segment.end);
-    if !ordered || !whole || messages.last().is_some_and(|last| last.end > end) {
-        return Err(CheckpointError::Inconsistent("segments overlap or end behind the log"));
+    if !ordered || !whole || messages.last().is_some_and(|last| last.end > flushed_end) {
+        return Err(CheckpointError::Inconsistent("segments overlap or end behind what was flushed"));
     }
     let mut segments = SegmentList::new();
     for message in messages {

@@ -11,9 +11,10 @@ mod indexes;
 mod partition;
 mod producers;
 mod read;
+mod retired;
 mod tail;
 
-pub use checkpoint::CheckpointError;
+pub use checkpoint::{CheckpointError, snapshot_range};
 pub use command::{Command, CommandError};
 pub use epochs::LeaderEpochs;
 pub use indexes::{IndexRestore, SegmentDamaged};

@@ -12,6 +12,7 @@ use crate::command::Command;
 use crate::epochs::LeaderEpochs;
 use crate::indexes::ActiveIndex;
 use crate::producers::{ProducerBatch, ProducerState, Producers, SequenceCheck, SequenceError};
+use crate::retired::RetiredSegments;
 use crate::tail::{Tail, TailBatch};
 
 /// The topic's rules for batches, as far as a partition enforces them.
@@ -76,6 +77,8 @@ pub enum Applied {
     LogStart(Offset),
     /// A term began.
     TermStart,
+    /// A batch that this replica had pulled from its leader before.
+    Known,
 }
 
 /// One append to a segment's files, with what it takes into account when it is durable.
@@ -109,14 +112,18 @@ pub enum NextFlush {
 /// Lifecycle: made new or from a checkpoint, fed committed entries in order, checkpointed after each flush to its
 /// segments, dropped with its topic.
 /// `log_start ≤ high_watermark ≤ next_offset` and `flushed_end ≤ high_watermark`; the tail in memory reaches from at or
-/// before `flushed_end` to the high watermark.
+/// before `flushed_end` to the high watermark; segments hold what lies between `log_start` and `flushed_end`, and there
+/// are none when that is nothing. (Only after a restart may `log_start` be ahead, until the entries come again.)
 #[derive(Debug)]
 pub struct Partition {
     pub(crate) log_start: Offset,
     pub(crate) high_watermark: Offset,
     next_offset: Offset,
-    /// Up to here, epochs and producers were restored from a checkpoint, though the batches come again.
+    /// Epochs and producers are those of the log up to here. After a start it is behind `high_watermark`'s batches that come
+    /// again; after a snapshot whose batches this replica had and more, before it.
     remembered_end: Offset,
+    /// The offset behind the last record that went to a segment.
+    flushed_end: Offset,
     applied: LogIndex,
     pub(crate) epochs: LeaderEpochs,
     producers: Producers,
@@ -124,6 +131,9 @@ pub struct Partition {
     pub(crate) segments: SegmentList,
     pub(crate) active: ActiveIndex,
     flushing: Option<FlushPlan>,
+    /// The flush under way is of batches that are no longer part of the log.
+    is_flush_void: bool,
+    retired: RetiredSegments,
 }
 
 impl Partition {
@@ -138,17 +148,16 @@ impl Partition {
     }
 
     fn from_durable(durable: checkpoint::Durable, index: LogIndex) -> Partition {
-        // The last segment is never deleted, so a partition without one has flushed nothing.
-        let flushed_end = durable.segments.iter().last().map_or(Offset(0), |segment| segment.end);
         let active = match durable.segments.active() {
             Some(segment) => ActiveIndex::Unloaded { base: segment.base, bytes: segment.bytes },
             None => ActiveIndex::None,
         };
         Partition {
             log_start: durable.log_start,
-            high_watermark: flushed_end,
-            next_offset: flushed_end,
+            high_watermark: durable.flushed_end,
+            next_offset: durable.flushed_end,
             remembered_end: durable.end,
+            flushed_end: durable.flushed_end,
             applied: index,
             epochs: durable.epochs,
             producers: Producers::restore(durable.producers),
@@ -156,7 +165,31 @@ impl Partition {
             segments: durable.segments,
             active,
             flushing: None,
+            is_flush_void: false,
+            retired: RetiredSegments::restore(durable.retired),
         }
+    }
+
+    /// Empties the partition: it has no batches and no segments, and begins at `offset`, as of the entry at `index`.
+    /// A follower that is too far behind goes on from there with what its leader has. The files of its segments go like
+    /// those that retention takes: [`Partition::take_retired_segments`] hands them out for after the next checkpoint.
+    pub fn reset_to(&mut self, index: LogIndex, offset: Offset) {
+        let flushed_to = self.flushing.as_ref().map(|plan| plan.segment);
+        self.is_flush_void = flushed_to.is_some();
+        let segments = std::mem::take(&mut self.segments);
+        // The one that is written to goes when that ends.
+        self.retired
+            .add(segments.iter().map(|segment| segment.base).filter(|base| Some(*base) != flushed_to));
+        self.log_start = offset;
+        self.high_watermark = offset;
+        self.next_offset = offset;
+        self.remembered_end = offset;
+        self.flushed_end = offset;
+        self.applied = index;
+        self.epochs = LeaderEpochs::default();
+        self.producers = Producers::default();
+        self.tail = Tail::default();
+        self.active = ActiveIndex::None;
     }
 
     /// The first offset that may be read.
@@ -174,14 +207,14 @@ impl Partition {
         self.next_offset
     }
 
-    /// The offset behind the last record in a segment.
+    /// The offset behind the last record that went to a segment, which retention may have taken since.
     pub fn flushed_end(&self) -> Offset {
-        self.segments.iter().last().map_or(Offset(0), |segment| segment.end)
+        self.flushed_end
     }
 
-    /// Whether anything ever reached a segment.
-    pub fn has_segments(&self) -> bool {
-        !self.segments.is_empty()
+    /// Whether the segment with this base is part of the log.
+    pub fn has_segment(&self, base: Offset) -> bool {
+        self.segments.iter().any(|segment| segment.base == base)
     }
 
     /// Leader epochs and their first offsets.
@@ -256,12 +289,13 @@ impl Partition {
         self.applied = index;
         match command {
             Command::TermStart => {
-                self.epochs.begin(term.leader_epoch(), self.high_watermark.max(self.remembered_end));
+                self.epochs.begin(term.leader_epoch(), self.remembered_end);
                 Applied::TermStart
             }
             Command::LogStart(offset) => {
                 self.log_start = self.log_start.max(offset.min(self.high_watermark));
                 self.epochs.truncate_front(self.log_start);
+                self.retire_segments();
                 Applied::LogStart(self.log_start)
             }
             Command::Batch => self.apply_batch(index, data, now_ms),
@@ -271,13 +305,17 @@ impl Partition {
     fn apply_batch(&mut self, index: LogIndex, data: Bytes, now_ms: i64) -> Applied {
         let header = BatchHeader::parse(&data).expect("a committed batch was validated");
         let (base, last) = (header.base_offset, header.last_offset());
-        assert!(base == self.high_watermark, "committed batches follow one another");
         if base >= self.remembered_end {
             self.epochs.begin(header.partition_leader_epoch, base);
             if let Some((id, batch)) = producer_batch(&header) {
                 self.producers.on_committed(id, header.producer_epoch, batch, now_ms);
             }
+            self.remembered_end = header.next_offset();
         }
+        if last < self.high_watermark {
+            return Applied::Known;
+        }
+        assert!(base == self.high_watermark, "committed batches follow one another");
         let bytes = data.len();
         self.tail.push(TailBatch { base, last, index, max_timestamp_ms: header.max_timestamp, bytes: data });
         self.high_watermark = Offset(last.0 + 1);
@@ -286,7 +324,7 @@ impl Partition {
     }
 
     /// The next write to the segments: as many committed batches as fit `max_bytes` and the segment, at least one.
-    /// `None` when nothing waits, or a flush is under way.
+    /// `None` when nothing waits, or a flush is under way, or files of retired segments must go first.
     pub fn plan_flush(&mut self, roll: &RollConfig, max_bytes: usize, now_ms: i64) -> Option<NextFlush> {
         if self.flushing.is_some() {
             return None;
@@ -302,6 +340,8 @@ impl Partition {
                 self.plan_append_to_active(roll, max_bytes, now_ms, false)
             }
             Some(_) => self.plan_seal(),
+            // A file of that name would be taken for one of the new log, and a later one for its continuation.
+            None if self.retired.iter().any(|segment| segment >= base) => return None,
             None => {
                 self.active = ActiveIndex::begin(base);
                 self.plan_append_to_active(roll, max_bytes, now_ms, true)
@@ -381,9 +421,14 @@ impl Partition {
     /// The flush under way is durable. Returns the bytes that left the unflushed tail.
     pub fn on_flushed(&mut self, now_ms: i64) -> usize {
         let plan = self.flushing.take().expect("a flush is under way");
+        if std::mem::take(&mut self.is_flush_void) {
+            self.retired.add([plan.segment]);
+            return 0;
+        }
         let Some(last) = plan.batches.last() else {
             self.segments.seal_active();
             self.active = ActiveIndex::None;
+            self.retire_segments();
             return 0;
         };
         if plan.begins_segment {
@@ -392,7 +437,23 @@ impl Partition {
         for batch in &plan.batches {
             self.segments.on_batch(batch, now_ms);
         }
+        self.flushed_end = Offset(last.last_offset.0 + 1);
+        self.retire_segments();
         self.tail.on_flushed(last.last_offset)
+    }
+
+    /// Segments wholly below the log start are no longer part of the log. The one that is being written to stays
+    /// until that ends.
+    fn retire_segments(&mut self) {
+        let limit = match self.segments.iter().last() {
+            Some(last) if self.flushing.is_some() => self.log_start.min(last.base),
+            _ => self.log_start,
+        };
+        let removed = self.segments.remove_below(limit);
+        self.retired.add(removed.into_iter().map(|segment| segment.base));
+        if self.flushing.is_none() && self.segments.active().is_none() {
+            self.active = ActiveIndex::None;
+        }
     }
 
     /// The checkpoint that the WAL should hold now: the last index whose data is all in segments, and the state.
@@ -401,9 +462,17 @@ impl Partition {
             Some(batch) => LogIndex(batch.index.0 - 1),
             None => self.applied,
         };
-        let end = self.high_watermark.max(self.remembered_end);
-        let state =
-            checkpoint::encode(self.log_start, end, &self.epochs, self.producers.committed(), &self.segments);
+        // Of a void flush nothing is known but that its file may be there.
+        let void = self.flushing.as_ref().filter(|_| self.is_flush_void).map(|plan| plan.segment);
+        let state = checkpoint::encode(&checkpoint::State {
+            log_start: self.log_start,
+            flushed_end: self.flushed_end,
+            end: self.remembered_end,
+            epochs: &self.epochs,
+            producers: self.producers.committed(),
+            segments: &self.segments,
+            retired: self.retired.iter().chain(void).collect(),
+        });
         (index, state)
     }
 
@@ -412,28 +481,99 @@ impl Partition {
         if self.flushing.is_some() {
             return None;
         }
-        let plan = self.segments.plan_retention(retention, self.log_start, now_ms);
-        (plan.log_start > self.log_start).then_some(plan.log_start)
+        let log_start = self.segments.plan_retention(retention, self.log_start, now_ms);
+        (log_start > self.log_start).then_some(log_start)
     }
 
-    /// Segments that lie wholly below the log start: their files are to be removed.
-    pub fn take_deletable_segments(&mut self, limit: Offset) -> Vec<Offset> {
-        assert!(limit <= self.log_start, "only what lies below the log start goes");
-        let removed = self.segments.remove_below(limit);
-        removed.into_iter().map(|segment| segment.base).collect()
+    /// Whether [`Partition::take_retired_segments`] has some to hand out.
+    pub fn has_retired_segments(&self) -> bool {
+        self.retired.are_waiting()
     }
 
-    /// Segments below this offset may go once a checkpoint of the present state is durable; `None` when there are
-    /// none. Before that, the checkpoint there is may hold one of them for the active segment.
-    pub fn deletable_below(&self) -> Option<Offset> {
-        let last = self.segments.iter().last()?;
-        let limit = self.log_start.min(last.base);
-        (!self.segments.segments_below(limit).is_empty()).then_some(limit)
+    /// The segments that are no longer part of the log, each handed out once. Their files may go when a checkpoint of the
+    /// present state is durable, and not before: the one there is may count on them. When they are gone, say
+    /// [`Partition::on_segments_removed`].
+    ///
+    /// Those of a partition that was just restored may go at once: its checkpoint is durable.
+    pub fn take_retired_segments(&mut self) -> Vec<Offset> {
+        self.retired.take()
     }
 
-    /// Drops batches from memory that are in segments too. Returns the bytes that went.
-    pub fn evict(&mut self, bytes: usize) -> usize {
-        self.tail.evict(bytes)
+    /// The segments whose files are there, or may be: of the log, and retired.
+    pub fn segment_files(&self) -> Vec<Offset> {
+        self.segments.iter().map(|segment| segment.base).chain(self.retired.iter()).collect()
+    }
+
+    /// The files of retired segments are gone.
+    pub fn on_segments_removed(&mut self, segments: &[Offset]) {
+        self.retired.on_removed(segments);
+    }
+
+    /// Drops batches from memory that are in segments too, until so many bytes are free. Returns the entry that brought
+    /// the last one.
+    pub fn evict(&mut self, memory: usize) -> Option<LogIndex> {
+        self.tail.evict(memory)
+    }
+
+    /// What another replica needs beside the batches, as of the last applied entry.
+    pub fn snapshot(&self) -> Bytes {
+        checkpoint::encode(&checkpoint::State {
+            log_start: self.log_start,
+            flushed_end: self.high_watermark,
+            end: self.high_watermark,
+            epochs: &self.epochs,
+            producers: self.producers.committed(),
+            segments: &SegmentList::new(),
+            retired: Vec::new(),
+        })
+    }
+
+    /// Takes over a snapshot of the entry at `index`, whose batches this replica has pulled and written to segments. It may have
+    /// more of them, pulled from a leader whose log had grown meanwhile: their entries are known when they come.
+    pub fn install(&mut self, index: LogIndex, snapshot: &[u8]) -> Result<(), CheckpointError> {
+        let checkpoint::Durable { log_start, end, epochs, producers, .. } = checkpoint::decode(snapshot)?;
+        assert!(index > self.applied, "a snapshot is newer than what was applied");
+        assert!(
+            self.high_watermark >= end && self.flushed_end == self.high_watermark,
+            "all batches of a snapshot are there before it is taken over"
+        );
+        self.applied = index;
+        self.next_offset = self.high_watermark;
+        self.remembered_end = end;
+        self.log_start = self.log_start.max(log_start);
+        self.epochs = epochs;
+        self.epochs.truncate_front(self.log_start);
+        self.producers = Producers::restore(producers);
+        self.retire_segments();
+        Ok(())
+    }
+
+    /// Appends committed batches that the leader sent. Those that are there already are passed over.
+    ///
+    /// # Errors
+    ///
+    /// In words, where they are not batches that go on from here; those before are appended.
+    pub fn append_pulled(&mut self, data: &Bytes, now_ms: i64) -> Result<(), String> {
+        for batch in protocol::batch::batches(data) {
+            let (header, range) = batch.map_err(|error| error.to_string())?;
+            if header.last_offset() < self.high_watermark {
+                continue;
+            }
+            if header.base_offset != self.high_watermark {
+                let (base, expected) = (header.base_offset, self.high_watermark);
+                return Err(format!("a batch at offset {base} does not go on at {expected}"));
+            }
+            let batch = data.slice(range);
+            protocol::batch::check_crc(&header, &batch).map_err(|error| error.to_string())?;
+            // They come before the next entry, wherever that will be.
+            self.apply_batch(self.applied.next(), batch, now_ms);
+        }
+        Ok(())
+    }
+
+    /// Whether a write to the segments is under way.
+    pub fn is_flushing(&self) -> bool {
+        self.flushing.is_some()
     }
 
     /// Forgets producers that were last used before `before_ms`.

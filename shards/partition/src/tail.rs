@@ -21,6 +21,9 @@ pub struct TailBatch {
     pub bytes: Bytes,
 }
 
+/// What a batch takes beside its bytes: its place in the tail, and that of its entry in the log view.
+const BATCH_OVERHEAD_BYTES: usize = 256;
+
 /// The batches in memory, contiguous, oldest first. `flushed` of them, at the front, are in a segment too.
 #[derive(Debug, Default)]
 pub struct Tail {
@@ -61,27 +64,36 @@ impl Tail {
         self.batches.range(first..)
     }
 
-    /// Batches up to `last` are in a segment now. Returns how many bytes that were.
+    /// Batches up to `last` are in a segment now. Returns how much memory they take.
     pub fn on_flushed(&mut self, last: Offset) -> usize {
-        let mut bytes = 0;
-        while self.batches.get(self.flushed).is_some_and(|batch| batch.last <= last) {
-            bytes += self.batches[self.flushed].bytes.len();
+        let mut memory = 0;
+        while let Some(batch) = self.batches.get(self.flushed).filter(|batch| batch.last <= last) {
+            self.unflushed_bytes -= batch.bytes.len();
+            memory += memory_bytes(batch);
             self.flushed += 1;
         }
-        self.unflushed_bytes -= bytes;
-        bytes
+        memory
     }
 
-    /// Drops flushed batches from the front until `bytes` are gone or none is left. Returns how many bytes went.
-    pub fn evict(&mut self, bytes: usize) -> usize {
+    /// Drops flushed batches from the front until so much memory is free or none is left. Returns the entry that brought
+    /// the last one.
+    pub fn evict(&mut self, memory: usize) -> Option<LogIndex> {
         let mut gone = 0;
-        while gone < bytes && self.flushed > 0 {
-            gone += self.batches.pop_front().expect("flushed batches are in the list").bytes.len();
+        let mut last = None;
+        while gone < memory && self.flushed > 0 {
+            let batch = self.batches.pop_front().expect("flushed batches are in the list");
+            gone += memory_bytes(&batch);
+            last = Some(batch.index);
             self.flushed -= 1;
         }
         if self.batches.is_empty() {
             self.batches.shrink_to_fit();
         }
-        gone
+        last
     }
+}
+
+/// What a batch takes in memory, with its place here and in the group's log.
+fn memory_bytes(batch: &TailBatch) -> usize {
+    batch.bytes.len() + BATCH_OVERHEAD_BYTES
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use log::wal::{Record, RecoveredGroup};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType};
-use raft::{Config, RawNode, StateRole, Storage};
+use raft::{Config, Error, INVALID_ID, ProgressState, RawNode, SnapshotStatus, StateRole, Storage};
 use types::hash::mix64;
 use types::{GroupId, LogIndex, NodeId, Term};
 
@@ -14,11 +14,18 @@ use crate::LogView;
 /// Ticks without a word from the leader before an election.
 const ELECTION_TICKS: usize = 10;
 
+/// Ticks between the campaigns of two replicas that miss their leader at the same time: enough for the first to be elected
+/// before the next one tries, so that they do not split the votes.
+const CAMPAIGN_TICKS_APART: usize = 3;
+
+/// Ticks between two heartbeats of a leader that is ticked.
+const HEARTBEAT_TICKS: usize = 2;
+
 /// Bytes of one append message between nodes.
 const APPEND_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Append messages to one follower that are not yet acknowledged.
-const APPENDS_IN_FLIGHT_MAX: usize = 64;
+const APPENDS_IN_FLIGHT_MAX: usize = 32;
 
 /// Proposed and not yet committed bytes of one group; beyond it proposals are refused.
 const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -32,17 +39,15 @@ pub struct GroupOptions {
     pub node: NodeId,
     /// The nodes that vote.
     pub voters: Vec<NodeId>,
-    /// The source of election randomness: the same seed gives the same time-outs.
-    pub seed: u64,
 }
 
 /// Why a proposal was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// This node does not lead the group.
+    /// This node does not lead the group, or is handing leadership over.
     #[error("this node does not lead the group")]
     NotLeader,
-    /// Too many bytes wait for their commit, or leadership is being handed over.
+    /// Too many bytes wait for their commit.
     #[error("the group takes no proposals now")]
     Busy,
 }
@@ -69,26 +74,57 @@ pub struct Work {
     pub records: Vec<Record>,
     /// Whether a flush must be started for `records`.
     pub must_sync: bool,
+    /// The state that takes the place of everything before it. Its checkpoint goes to the WAL in front of `records`, and
+    /// `committed` is empty.
+    pub snapshot: Option<InstalledSnapshot>,
     /// Entries to apply, in order, each exactly once.
     pub committed: Vec<Entry>,
     /// Messages that may go to other nodes at once.
     pub messages: Vec<Message>,
 }
 
+/// A snapshot that this replica takes over from its leader.
+#[derive(Debug)]
+pub struct InstalledSnapshot {
+    /// The last entry that it stands for.
+    pub index: LogIndex,
+    /// The term of that entry.
+    pub term: Term,
+    /// Entries from here on are gone from the log.
+    pub truncated_from: LogIndex,
+    /// The leader's state as of then.
+    pub state: Bytes,
+}
+
+/// What a leader knows of another replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follower {
+    /// The replica.
+    pub node: NodeId,
+    /// It has every entry up to this one, durably.
+    pub matched: LogIndex,
+}
+
 struct Unpersisted {
     number: u64,
+    /// Whether the messages wait for a flush of their own, or only for those before it.
+    must_sync: bool,
     messages: Vec<Message>,
+    /// The index of a snapshot in it.
+    snapshot: Option<LogIndex>,
 }
 
 /// One Raft group on one shard.
 ///
 /// Lifecycle: made from recovered state or for a new replica, driven by `propose`/`step`/`tick`, emptied
 /// with `take_work` while `has_work`, told of durability with `on_persisted`, dropped when the replica is removed.
-/// `compacted ≤ applied ≤ committed ≤ last`, and `applied ≤ persisted`.
+/// `compacted ≤ checkpointed ≤ applied ≤ committed ≤ last`, and `applied ≤ persisted`: entries between `compacted` and
+/// `checkpointed` are durable outside the WAL and stay in memory for followers that lag.
 pub struct Group {
     options: GroupOptions,
     node: RawNode<LogView>,
     unpersisted: VecDeque<Unpersisted>,
+    checkpointed: (LogIndex, Term),
     applied: LogIndex,
     applied_term: Term,
 }
@@ -108,7 +144,8 @@ impl Group {
             view.set_hard_state(HardState {
                 term: recovered.term.0,
                 vote: recovered.vote,
-                commit: recovered.commit.0,
+                // A snapshot is committed, whatever was known when the hard state was written.
+                commit: recovered.commit.max(index).0,
                 ..HardState::default()
             });
         }
@@ -116,7 +153,9 @@ impl Group {
         let config = Config {
             id: options.node.raft_id(),
             election_tick: ELECTION_TICKS,
-            heartbeat_tick: 1,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            min_election_tick: ELECTION_TICKS,
+            max_election_tick: ELECTION_TICKS + CAMPAIGN_TICKS_APART * options.voters.len() + 1,
             applied: index.0,
             max_size_per_msg: APPEND_BYTES_MAX,
             max_inflight_msgs: APPENDS_IN_FLIGHT_MAX,
@@ -127,10 +166,135 @@ impl Group {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, view, &logger).expect("the configuration is valid");
-        let mut group =
-            Group { options, node, unpersisted: VecDeque::new(), applied: index, applied_term: term };
+        let mut group = Group {
+            options,
+            node,
+            unpersisted: VecDeque::new(),
+            checkpointed: (index, term),
+            applied: index,
+            applied_term: term,
+        };
         group.reset_election_timeout();
         group
+    }
+
+    /// Takes a message of another replica. Those that come late, or from a replica that is none any more, change nothing.
+    pub fn step(&mut self, mut message: Message) {
+        assert!(message.to == self.node.raft.id, "a message is brought to its receiver");
+        // Who asks for votes does not lead any more. Its followers would otherwise trust in it for as long as its node
+        // is alive, because nobody ticks them.
+        let asks_for_votes =
+            matches!(message.msg_type, MessageType::MsgRequestPreVote | MessageType::MsgRequestVote);
+        if asks_for_votes && message.from == self.node.raft.leader_id {
+            self.forget_leader();
+        }
+        // A replica that looks for a leader while there is one has missed it, and hears nothing of one that rests.
+        if asks_for_votes && self.is_leader() {
+            self.node.ping();
+        }
+        if message.msg_type == MessageType::MsgSnapshot {
+            // The configuration is the group's own and does not travel.
+            let conf_state = self.node.store().conf_state().clone();
+            message.mut_snapshot().mut_metadata().set_conf_state(conf_state);
+        }
+        match self.node.step(message) {
+            Ok(()) | Err(Error::StepPeerNotFound | Error::ProposalDropped) => {}
+            Err(error) => unreachable!("raft-rs takes every message between nodes, but: {error}"),
+        }
+    }
+
+    /// A tick has passed. Only groups without a leader, or with something to repair, need ticks.
+    pub fn tick(&mut self) {
+        self.reset_election_timeout();
+        self.node.tick();
+    }
+
+    /// The leader is not to be reached: the next ticks bring an election, and others' requests for votes are heard.
+    pub fn forget_leader(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Follower && raft.leader_id != INVALID_ID {
+            raft.leader_id = INVALID_ID;
+            raft.election_elapsed = ELECTION_TICKS;
+        }
+    }
+
+    /// The way to another replica is open, and messages before may be lost: a leader looks how far it is.
+    pub fn on_peer_connected(&mut self, peer: NodeId) {
+        if self.node.raft.state != StateRole::Leader {
+            return;
+        }
+        let id = peer.raft_id();
+        let Some(state) = self.node.raft.prs().get(id).map(|progress| progress.state) else { return };
+        match state {
+            ProgressState::Snapshot => self.node.report_snapshot(id, SnapshotStatus::Failure),
+            ProgressState::Replicate => self.node.report_unreachable(id),
+            ProgressState::Probe => {}
+        }
+        self.node.ping();
+    }
+
+    /// A follower cannot take over the snapshot it was sent: it is looked at anew.
+    pub fn on_snapshot_failed(&mut self, peer: NodeId) {
+        if self.node.raft.state == StateRole::Leader {
+            self.node.report_snapshot(peer.raft_id(), SnapshotStatus::Failure);
+            self.node.ping();
+        }
+    }
+
+    /// Asks all followers how far they are.
+    pub fn ping(&mut self) {
+        self.node.ping();
+    }
+
+    /// Messages to another replica were dropped: a leader sends one at a time until it answers again.
+    pub fn on_messages_dropped(&mut self, peer: NodeId) {
+        if self.node.raft.state == StateRole::Leader {
+            self.node.report_unreachable(peer.raft_id());
+        }
+    }
+
+    /// Hands leadership over to a replica that is to take it at once. Proposals are refused meanwhile, for as long as an
+    /// election may take.
+    pub fn transfer_leadership(&mut self, to: NodeId) {
+        self.node.transfer_leader(to.raft_id());
+    }
+
+    /// Whether leadership is being handed over.
+    pub fn is_transferring(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
+    }
+
+    /// Whether this node leads its term, though it may not serve yet.
+    pub fn is_leader(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    /// What a leader knows of the others; empty on other replicas.
+    pub fn followers(&self) -> impl Iterator<Item = Follower> {
+        let raft = &self.node.raft;
+        let progresses = self.is_leader().then(|| raft.prs().iter()).into_iter().flatten();
+        progresses.filter(|(id, _)| **id != raft.id).map(|(id, progress)| Follower {
+            node: NodeId::from_raft_id(*id).expect("replicas have ids of nodes"),
+            matched: LogIndex(progress.matched),
+        })
+    }
+
+    /// The nodes that vote.
+    pub fn voters(&self) -> &[NodeId] {
+        &self.options.voters
+    }
+
+    /// Whether a follower needs what is compacted, so that [`Group::offer_snapshot`] is asked for.
+    pub fn wants_snapshot(&self) -> bool {
+        self.is_leader() && self.node.store().wants_snapshot()
+    }
+
+    /// The state as of the last applied entry, for followers that are too far behind for entries.
+    pub fn offer_snapshot(&mut self, state: Bytes) {
+        let (index, term) = (self.applied.0, self.applied_term.0);
+        self.node.mut_store().offer_snapshot(index, term, state);
+        // Raft asks again when a follower answers.
+        self.node.ping();
     }
 
     /// Starts an election at once: the first replica of a new partition does, and the only voter of a group.
@@ -174,6 +338,7 @@ impl Group {
                 assert!(index == before.next(), "one proposal makes one entry");
                 Ok(index)
             }
+            Err(_) if self.is_transferring() => Err(ProposeError::NotLeader),
             Err(_) => Err(ProposeError::Busy),
         }
     }
@@ -197,28 +362,61 @@ impl Group {
             committed: ready.take_committed_entries(),
             ..Work::default()
         };
-        assert!(ready.snapshot().is_empty(), "no node sends snapshots yet");
+        if !ready.snapshot().is_empty() {
+            work.snapshot = Some(self.install(ready.snapshot()));
+        }
         self.node.mut_store().append(ready.entries());
         work.records.extend(ready.entries().iter().map(|entry| record_of_entry(self.options.group, entry)));
         if let Some(hard_state) = ready.hs() {
             self.node.mut_store().set_hard_state(hard_state.clone());
             work.records.push(self.hard_state_record());
         }
-        let messages = ready.take_persisted_messages();
-        self.unpersisted.push_back(Unpersisted { number: ready.number(), messages });
+        self.unpersisted.push_back(Unpersisted {
+            number: ready.number(),
+            must_sync: work.must_sync,
+            messages: ready.take_persisted_messages(),
+            snapshot: work.snapshot.as_ref().map(|snapshot| snapshot.index),
+        });
         self.node.advance_append_async(ready);
         self.reset_election_timeout();
+        self.release_unsynced(&mut work.messages);
         work
+    }
+
+    fn install(&mut self, snapshot: &raft::eraftpb::Snapshot) -> InstalledSnapshot {
+        let (index, term) = (LogIndex(snapshot.get_metadata().index), Term(snapshot.get_metadata().term));
+        let truncated_from = self.compacted().0.next();
+        self.node.mut_store().install(index.0, term.0);
+        self.checkpointed = (index, term);
+        self.applied = index;
+        self.applied_term = term;
+        InstalledSnapshot { index, term, truncated_from, state: snapshot.data.clone() }
     }
 
     /// Everything up to the work `number` is durable. Returns the messages that waited for it.
     pub fn on_persisted(&mut self, number: u64) -> Vec<Message> {
         let mut messages = Vec::new();
         while self.unpersisted.front().is_some_and(|waiting| waiting.number <= number) {
-            messages.append(&mut self.unpersisted.pop_front().expect("it was just seen").messages);
+            self.release_first(&mut messages);
         }
-        self.node.on_persist_ready(number);
+        self.release_unsynced(&mut messages);
         messages
+    }
+
+    /// Messages that depend on nothing that is not durable yet go at once. raft-rs lets them wait behind earlier ones.
+    fn release_unsynced(&mut self, messages: &mut Vec<Message>) {
+        while self.unpersisted.front().is_some_and(|waiting| !waiting.must_sync) {
+            self.release_first(messages);
+        }
+    }
+
+    fn release_first(&mut self, messages: &mut Vec<Message>) {
+        let mut released = self.unpersisted.pop_front().expect("the caller has seen it");
+        messages.append(&mut released.messages);
+        self.node.on_persist_ready(released.number);
+        if let Some(index) = released.snapshot {
+            self.node.advance_apply_to(index.0);
+        }
     }
 
     /// The committed entry at `index` was applied.
@@ -229,10 +427,21 @@ impl Group {
         self.node.advance_apply_to(index.0);
     }
 
-    /// Entries up to `index` are durable outside the WAL: they leave memory and the log.
+    /// Entries up to `index` are durable outside the WAL. They stay in memory for other replicas until they are
+    /// compacted; where there are none, they leave it now.
+    pub fn on_checkpointed(&mut self, index: LogIndex) {
+        assert!(index <= self.applied, "only applied entries are checkpointed");
+        assert!(index >= self.checkpointed.0, "checkpoints come in order");
+        let term = self.term_of(index).expect("entries behind the last checkpoint are retained");
+        self.checkpointed = (index, term);
+        if self.is_single_voter() {
+            self.compact(index);
+        }
+    }
+
+    /// Drops entries up to `index` from memory, as far as they are checkpointed.
     pub fn compact(&mut self, index: LogIndex) {
-        assert!(index <= self.applied, "only applied entries are compacted");
-        self.node.mut_store().compact(index.0);
+        self.node.mut_store().compact(index.min(self.checkpointed.0).0);
     }
 
     /// The hard state as a WAL record, to be written again when the file with the last one is recycled.
@@ -251,7 +460,12 @@ impl Group {
         self.node.store().term(index.0).ok().map(Term)
     }
 
-    /// Where the retained log starts: the index and term of the entry before it.
+    /// The index and term of the last entry that is durable outside the WAL.
+    pub fn checkpointed(&self) -> (LogIndex, Term) {
+        self.checkpointed
+    }
+
+    /// Where the log in memory starts: the index and term of the entry before it.
     pub fn compacted(&self) -> (LogIndex, Term) {
         let (index, term) = self.node.store().compacted();
         (LogIndex(index), Term(term))
@@ -262,18 +476,30 @@ impl Group {
         self.applied
     }
 
+    /// The last entry that is known to be committed.
+    pub fn committed(&self) -> LogIndex {
+        LogIndex(self.node.raft.raft_log.committed)
+    }
+
+    /// An entry that is still in memory: its term and its payload.
+    pub fn entry(&self, index: LogIndex) -> Option<(Term, &Bytes)> {
+        self.node.store().entry(index.0).map(|entry| (Term(entry.term), &entry.data))
+    }
+
     /// The last entry of the log, committed or not.
     pub fn last_index(&self) -> LogIndex {
         LogIndex(self.node.raft.raft_log.last_index())
     }
 
-    /// raft-rs draws time-outs from thread randomness; a hash makes them repeatable and still different
-    /// between nodes, groups and terms.
+    /// raft-rs draws time-outs from thread randomness. An order of the voters by hash makes them repeatable, keeps the
+    /// voters of a group apart, and lets the groups of a lost leader go to different nodes.
     fn reset_election_timeout(&mut self) {
-        let GroupOptions { group, node, seed, .. } = &self.options;
-        let random = mix64(seed ^ mix64(group.0 ^ mix64(node.raft_id() ^ mix64(self.node.raft.term))));
-        let spread = usize::try_from(random % ELECTION_TICKS as u64).expect("it is below ten");
-        self.node.raft.set_randomized_election_timeout(ELECTION_TICKS + spread);
+        let GroupOptions { group, node, voters } = &self.options;
+        let term = self.node.raft.term;
+        let draw = |node: NodeId| mix64(group.0 ^ mix64(node.raft_id() ^ mix64(term)));
+        let own = (draw(*node), *node);
+        let place = voters.iter().filter(|other| (draw(**other), **other) < own).count();
+        self.node.raft.set_randomized_election_timeout(ELECTION_TICKS + CAMPAIGN_TICKS_APART * place);
     }
 }
 

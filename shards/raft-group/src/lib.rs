@@ -3,9 +3,13 @@
 //! Only this crate names raft-rs. An entry's payload is a reference-counted [`bytes::Bytes`], so neither
 //! the log view nor raft-rs copies it.
 
+mod frame;
 mod group;
 mod log_view;
+mod message;
 
-pub use group::{Group, GroupOptions, ProposeError, Role, Work};
+pub use frame::{FrameError, FrameReader, FrameWriter};
+pub use group::{Follower, Group, GroupOptions, InstalledSnapshot, ProposeError, Role, Work};
 pub use log_view::LogView;
-pub use raft::eraftpb::{Entry, EntryType, Message};
+pub use message::{read_message, write_message};
+pub use raft::eraftpb::{Entry, EntryType, Message, MessageType};

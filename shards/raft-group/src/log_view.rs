@@ -1,7 +1,9 @@
 //! What raft-rs may read: the entries that are not yet compacted, and the hard state.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 
@@ -16,6 +18,10 @@ pub struct LogView {
     compacted_index: u64,
     compacted_term: u64,
     entries: VecDeque<Entry>,
+    /// For followers that need what is compacted; dropped once it is itself before the start of the log.
+    snapshot: Option<Snapshot>,
+    /// Raft asked for a snapshot and there was none.
+    snapshot_wanted: Cell<bool>,
 }
 
 impl LogView {
@@ -27,7 +33,37 @@ impl LogView {
             compacted_index,
             compacted_term,
             entries: VecDeque::new(),
+            snapshot: None,
+            snapshot_wanted: Cell::new(false),
         }
+    }
+
+    pub(crate) fn conf_state(&self) -> &ConfState {
+        &self.conf_state
+    }
+
+    pub(crate) fn wants_snapshot(&self) -> bool {
+        self.snapshot_wanted.get()
+    }
+
+    /// A snapshot of the state as of `index`.
+    pub(crate) fn offer_snapshot(&mut self, index: u64, term: u64, state: Bytes) {
+        assert!((self.compacted_index..=self.last()).contains(&index), "a snapshot meets the log");
+        let mut snapshot = Snapshot { data: state, ..Snapshot::default() };
+        snapshot.mut_metadata().index = index;
+        snapshot.mut_metadata().term = term;
+        snapshot.mut_metadata().set_conf_state(self.conf_state.clone());
+        self.snapshot = Some(snapshot);
+        self.snapshot_wanted.set(false);
+    }
+
+    /// The leader's snapshot takes the place of the whole log.
+    pub(crate) fn install(&mut self, index: u64, term: u64) {
+        assert!(index > self.compacted_index, "a snapshot is newer than the log's start");
+        self.entries.clear();
+        self.compacted_index = index;
+        self.compacted_term = term;
+        self.snapshot = None;
     }
 
     pub(crate) fn set_hard_state(&mut self, hard_state: HardState) {
@@ -57,11 +93,18 @@ impl LogView {
             self.compacted_index = entry.index;
             self.compacted_term = entry.term;
         }
+        let compacted_index = self.compacted_index;
+        self.snapshot.take_if(|snapshot| snapshot.get_metadata().index < compacted_index);
     }
 
     /// The index and term that the log starts behind.
     pub fn compacted(&self) -> (u64, u64) {
         (self.compacted_index, self.compacted_term)
+    }
+
+    pub(crate) fn entry(&self, index: u64) -> Option<&Entry> {
+        let place = usize::try_from(index.checked_sub(self.compacted_index + 1)?).ok()?;
+        self.entries.get(place)
     }
 
     fn last(&self) -> u64 {
@@ -89,10 +132,16 @@ impl Storage for LogView {
             return Err(Error::Store(StorageError::Compacted));
         }
         assert!(high <= self.last() + 1, "raft-rs asks only for entries it has seen");
-        let mut selected: Vec<Entry> =
-            self.entries.range(self.position(low)..self.position(high)).cloned().collect();
-        raft::util::limit_size(&mut selected, max_size.into());
-        Ok(selected)
+        // The first entry goes whatever its size.
+        let bytes_max = max_size.into().unwrap_or(u64::MAX);
+        let mut bytes = 0;
+        let fitting = self.entries.range(self.position(low)..self.position(high)).enumerate().take_while(
+            |(place, entry)| {
+                bytes += (entry.data.len() + entry.context.len()) as u64;
+                *place == 0 || bytes <= bytes_max
+            },
+        );
+        Ok(fitting.map(|(_, entry)| entry.clone()).collect())
     }
 
     fn term(&self, index: u64) -> Result<u64> {
@@ -116,8 +165,14 @@ impl Storage for LogView {
         Ok(self.last())
     }
 
-    /// A group of one voter has no follower that could need a snapshot, and raft-rs retries on this error.
-    fn snapshot(&self, _request_index: u64, _to: u64) -> Result<Snapshot> {
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    /// Raft asks again later when there is none yet.
+    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
+        match &self.snapshot {
+            Some(snapshot) if snapshot.get_metadata().index >= request_index => Ok(snapshot.clone()),
+            _ => {
+                self.snapshot_wanted.set(true);
+                Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
+        }
     }
 }

@@ -26,10 +26,10 @@ use crate::metrics::CloseReason;
 use crate::notify::Notify;
 
 /// One receive through the shard's common buffer.
-const SCRATCH_BYTES: usize = 64 * 1024;
+pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// Bytes received from one connection before the others have their turn.
-const RECEIVE_BYTES_PER_TURN: usize = 512 * 1024;
+pub(crate) const RECEIVE_BYTES_PER_TURN: usize = 512 * 1024;
 
 /// Connections accepted before the others have their turn.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -107,7 +107,8 @@ struct Connection {
     wake: Notify,
 }
 
-enum Received {
+/// What one receive brought.
+pub(crate) enum Received {
     /// The peer will send no more.
     End,
     Bytes {
@@ -448,7 +449,7 @@ impl<C: ShardCore> Driver<C> {
     }
 }
 
-fn received(count: usize, asked: usize) -> Received {
+pub(crate) fn received(count: usize, asked: usize) -> Received {
     match count {
         0 => Received::End,
         count => Received::Bytes { count, is_drained: count < asked },

@@ -80,9 +80,10 @@ impl Disk {
 
     async fn carry_out(&self, request: DiskRequest) -> Result<DiskAnswer, IoFailure> {
         match request {
-            DiskRequest::CreateGroup { group, description } => {
+            DiskRequest::CreateGroup { group, description, segments } => {
                 let groups = self.segments.groups().to_owned();
-                let created = blocking(move || groups::create_group(&groups, group, &description)).await;
+                let created =
+                    blocking(move || groups::create_group(&groups, group, &description, &segments)).await;
                 self.done(created, "create", group)
             }
             DiskRequest::RemoveGroup { group } => {

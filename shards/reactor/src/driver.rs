@@ -18,6 +18,7 @@ use crate::disk::Disk;
 use crate::exit::Fatal;
 use crate::metrics::ShardMetrics;
 use crate::notify::Notify;
+use crate::peer_link::Peers;
 use crate::ring::Rings;
 use crate::supervisor::{LoopCounts, Report, Reports};
 use crate::wal::Wal;
@@ -34,6 +35,7 @@ pub(crate) struct Driver<C> {
     pub(crate) connections: Connections,
     pub(crate) deadlines: Deadlines,
     pub(crate) disk: Disk,
+    pub(crate) peers: Peers,
     pub(crate) rings: Rings,
     pub(crate) wal: Wal,
     /// The task queue of segment I/O, with a smaller share than the one of requests.
@@ -58,6 +60,7 @@ pub(crate) struct DriverParts<C> {
     pub(crate) connections: Connections,
     pub(crate) disk: Disk,
     pub(crate) disk_queue: TaskQueueHandle,
+    pub(crate) peers: Peers,
     pub(crate) rings: Rings,
     pub(crate) wal: Wal,
     pub(crate) core: C,
@@ -74,6 +77,7 @@ impl<C: ShardCore> Driver<C> {
             connections: parts.connections,
             deadlines: Deadlines::default(),
             disk: parts.disk,
+            peers: parts.peers,
             rings: parts.rings,
             wal: parts.wal,
             disk_queue: parts.disk_queue,
@@ -114,7 +118,7 @@ impl<C: ShardCore> Driver<C> {
         self.events.borrow_mut().push_back(event);
     }
 
-    /// Steps through all waiting events and sends the responses that they brought.
+    /// Steps through all waiting events and sends the responses and the frames for peers that they brought.
     pub(crate) fn run(self: &Rc<Self>) {
         if self.is_stepping.replace(true) {
             // The outer call goes on with what was put into the queue.
@@ -124,7 +128,8 @@ impl<C: ShardCore> Driver<C> {
             while let Some(event) = self.next_event() {
                 self.step(event);
             }
-            if self.is_holding_responses.get() || !self.send_dirty() {
+            // Both, whatever the first brings.
+            if self.is_holding_responses.get() || !(self.send_dirty() | self.send_to_peers()) {
                 break;
             }
         }
@@ -170,6 +175,12 @@ impl<C: ShardCore> Driver<C> {
             Effect::Close { connection, reason } => self.close_when_sent(connection, &reason),
             Effect::SetReading { connection, reading } => self.set_reading(connection, reading),
             Effect::SendToShard { to, message } => self.send_to_shard(to, message),
+            Effect::SetPeers { peers } => self.set_peers(peers),
+            Effect::KnownDirectories { directories } => self.know_directories(directories),
+            Effect::SendToPeer { to, parts } => self.send_to_peer(to, parts),
+            Effect::Joined { cluster_id } => {
+                self.reports.send(Report::Joined { shard: self.shard, cluster_id })
+            }
             Effect::CreateWalFile { file } => self.create_wal_file(file),
             Effect::RecycleWalFile { from, file } => self.recycle_wal_file(from, file),
             Effect::WriteWal { number, file, position, flush } => {

@@ -63,6 +63,16 @@ pub enum StartError {
         /// The id in the options.
         expected: String,
     },
+    /// A part of the data directory is gone that holds, or names, what the node has promised.
+    #[error(
+        "the data directory {path} has lost its {missing}: put it back; without it the node would not know what it has promised"
+    )]
+    Incomplete {
+        /// The data directory.
+        path: PathBuf,
+        /// The file or folder in it.
+        missing: &'static str,
+    },
     /// `meta.properties` cannot be understood.
     #[error("{path} is not a file of this broker: {why}; restore it, or choose another data directory")]
     MetaProperties {

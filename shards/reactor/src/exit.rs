@@ -34,6 +34,12 @@ pub enum Fatal {
         /// Its reason.
         reason: FatalReason,
     },
+    /// What the cluster is called could not be remembered, or the data directory is of another cluster.
+    #[error("cannot join the cluster: {why}")]
+    NotJoined {
+        /// The reason.
+        why: String,
+    },
     /// An executor's thread ended without being asked.
     #[error("the executor of shard {shard} died: {why}")]
     ExecutorDied {
@@ -55,6 +61,7 @@ impl Exit {
             Exit::Fatal(Fatal::Shard { reason: FatalReason::Damaged(_), .. }) => 22,
             Exit::Fatal(Fatal::Shard { reason: FatalReason::WalFile(_), .. }) => 24,
             Exit::Fatal(Fatal::ExecutorDied { .. }) => 23,
+            Exit::Fatal(Fatal::NotJoined { .. }) => 25,
         }
     }
 }

@@ -37,7 +37,12 @@ pub(crate) fn group_folder(groups: &Path, group: GroupId) -> PathBuf {
     groups.join(group.to_string())
 }
 
-pub(crate) fn create_group(groups: &Path, group: GroupId, description: &str) -> io::Result<()> {
+pub(crate) fn create_group(
+    groups: &Path,
+    group: GroupId,
+    description: &str,
+    segments: &[Offset],
+) -> io::Result<()> {
     let folder = group_folder(groups, group);
     match fs::create_dir(&folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -52,8 +57,28 @@ pub(crate) fn create_group(groups: &Path, group: GroupId, description: &str) -> 
         file.sync_all()?;
         fs::rename(&new, &path)?;
     }
+    remove_other_segments(&folder, segments)?;
     sync_folder(&folder)?;
     sync_folder(groups)
+}
+
+/// Removes the files of segments that are not among `segments`.
+fn remove_other_segments(folder: &Path, segments: &[Offset]) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if segment_of(&path).is_some_and(|segment| !segments.contains(&segment)) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The base offset of the segment that a file belongs to; `None` for what is no segment's file.
+fn segment_of(path: &Path) -> Option<Offset> {
+    if !["log", "index", "timeindex"].contains(&path.extension()?.to_str()?) {
+        return None;
+    }
+    path.file_stem()?.to_str()?.parse().ok().map(Offset)
 }
 
 pub(crate) fn remove_group(groups: &Path, group: GroupId) -> io::Result<()> {
@@ -148,8 +173,16 @@ mod tests {
         let groups = tempfile::tempdir().expect("a folder for the test");
         let group = GroupId(12);
         let folder = group_folder(groups.path(), group);
-        create_group(groups.path(), group, "first").expect("created");
-        create_group(groups.path(), group, "second").expect("there already");
+        create_group(groups.path(), group, "first", &[]).expect("created");
+        for segment in [3, 5] {
+            let paths = SegmentPaths::new(&folder, Offset(segment));
+            for path in [paths.log, paths.offsets, paths.times] {
+                File::create(path).expect("created");
+            }
+        }
+        create_group(groups.path(), group, "second", &[Offset(5)]).expect("there already");
+        assert_eq!(fs::read_dir(&folder).expect("read").count(), 4, "the description and one segment");
+        assert!(SegmentPaths::new(&folder, Offset(5)).log.exists());
         assert_eq!(fs::read_to_string(folder.join(DESCRIPTION)).expect("read"), "first");
         remove_group(groups.path(), group).expect("removed");
         assert!(!folder.exists());

@@ -2,7 +2,7 @@
 //! node starts.
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use types::ShardId;
+use types::{NodeId, ShardId};
 
 /// Why a connection was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +123,45 @@ impl ShardMetrics {
 
     pub(crate) fn disk(&self, kind: DiskKind) -> &DiskMetrics {
         &self.disk[kind as usize]
+    }
+}
+
+/// The metrics of the way from one shard to one peer.
+pub(crate) struct PeerMetrics {
+    pub(crate) connected: Gauge,
+    pub(crate) bytes_sent: Counter,
+    pub(crate) frames_sent: Counter,
+    pub(crate) queued_bytes: Gauge,
+}
+
+impl PeerMetrics {
+    pub(crate) fn new(shard: ShardId, peer: NodeId) -> PeerMetrics {
+        let (shard, peer) = (shard.to_string(), peer.to_string());
+        let count = |name: &'static str| counter!(name, "shard" => shard.clone(), "peer" => peer.clone());
+        let level = |name: &'static str| gauge!(name, "shard" => shard.clone(), "peer" => peer.clone());
+        PeerMetrics {
+            connected: level("chronik_peer_connected"),
+            bytes_sent: count("chronik_peer_bytes_sent_total"),
+            frames_sent: count("chronik_peer_frames_sent_total"),
+            queued_bytes: level("chronik_peer_queued_bytes"),
+        }
+    }
+}
+
+/// The metrics of the way from one peer to one shard.
+pub(crate) struct IncomingPeerMetrics {
+    pub(crate) bytes_received: Counter,
+    pub(crate) frames_received: Counter,
+}
+
+impl IncomingPeerMetrics {
+    pub(crate) fn new(shard: ShardId, peer: NodeId) -> IncomingPeerMetrics {
+        let (shard, peer) = (shard.to_string(), peer.to_string());
+        let count = |name: &'static str| counter!(name, "shard" => shard.clone(), "peer" => peer.clone());
+        IncomingPeerMetrics {
+            bytes_received: count("chronik_peer_bytes_received_total"),
+            frames_received: count("chronik_peer_frames_received_total"),
+        }
     }
 }
 

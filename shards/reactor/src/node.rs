@@ -12,12 +12,12 @@ use glommio::io::PollableFd;
 use glommio::{Latency, LocalExecutor, LocalExecutorBuilder, PoolPlacement, Shares, Task};
 use log::wal::Recovered;
 use shard::{Effect, Event};
-use types::{Now, ShardId};
+use types::{DirectoryId, Now, ShardId};
 
 use crate::clock::Clock;
 use crate::connection::Connections;
 use crate::core::ShardCore;
-use crate::data_dir::{DataDir, sync_dir};
+use crate::data_dir::{DataDir, MetaProperties, stored_cluster_id, sync_dir};
 use crate::disk::Disk;
 use crate::driver::{Driver, DriverParts};
 use crate::error::{StartError, file_error};
@@ -26,6 +26,9 @@ use crate::groups::groups_folder;
 use crate::listen::open_listeners;
 use crate::machine::{self, IoMemory};
 use crate::options::{NodeOptions, Placement};
+use crate::peer_identity::{Identity, Own};
+use crate::peer_link::Peers;
+use crate::peer_listener::{Admitted, CONNECTIONS_HANDED_MAX, PeerListeners};
 use crate::regroup::prepare_wals;
 use crate::ring::{LoopPass, RingEnds, make_rings};
 use crate::segment::Segments;
@@ -55,6 +58,8 @@ pub struct ShardStart {
     pub shard: ShardId,
     /// What its WAL holds.
     pub recovered: Recovered,
+    /// The id of the node's data directory, the same at each start.
+    pub directory_id: DirectoryId,
     /// The time.
     pub now: Now,
 }
@@ -63,6 +68,7 @@ pub struct ShardStart {
 #[derive(Debug)]
 pub struct NodeHandle {
     addresses: Vec<SocketAddr>,
+    raft_addresses: Vec<SocketAddr>,
     reports: Reports,
     exit: Arc<ExitCell>,
     /// Weak, so that the lock goes with the node, not with its handle.
@@ -93,40 +99,71 @@ impl Node {
         validate(&options)?;
         glommio::early_init();
         let io_memory = machine::prepare(options.shards)?;
-        let data_dir = DataDir::open(&options.data_dir, options.node_id, options.cluster_id.as_deref())?;
+        let data_dir = open_data_dir(&options)?;
         let listeners = open_listeners(&options.listen, options.shards)?;
+        let raft = open_listeners(&options.raft_listen, 1)?;
         prepare_wals(&options.data_dir, options.shards, &*options.shard_of)?;
         let groups = groups_folder(&options.data_dir);
         std::fs::create_dir_all(&groups).map_err(file_error("create", groups))?;
         sync_dir(&options.data_dir)?;
 
+        let cluster_id = stored_cluster_id(&options.data_dir)?;
+        let own = Own {
+            node: options.node_id,
+            incarnation: options.incarnation,
+            directory_id: data_dir.directory_id(),
+        };
+        let identity = Arc::new(Identity::new(own, cluster_id));
         let (sender, reports) = unbounded();
         let starter = Starter {
             io_memory,
             clock: Clock::new(),
             reports: Reports(sender),
             data_dir: Arc::new(data_dir),
+            identity: Arc::clone(&identity),
             make_core: Arc::new(make_core),
             options,
         };
         let mut links = Vec::new();
         let shards = (0u16..).map(ShardId).zip(make_rings(starter.options.shards)).zip(listeners.by_shard);
-        if let Err(error) = starter.spawn_shards(shards, &mut links) {
-            abandon(links);
-            return Err(error);
-        }
+        let mut admitted = Vec::new();
+        let started = starter.spawn_shards(shards, &mut links, &mut admitted).and_then(|()| {
+            let listeners = raft.by_shard.into_iter().flatten().collect();
+            PeerListeners::start(listeners, Arc::clone(&identity), admitted)
+        });
+        let peer_listeners = match started {
+            Ok(peer_listeners) => peer_listeners,
+            Err(error) => {
+                abandon(links);
+                return Err(error);
+            }
+        };
         for link in &links {
             link.tell(Control::Serve);
         }
         let exit = Arc::new(ExitCell::default());
         let stop_grace = starter.options.stop_grace;
-        let supervisor = Supervisor { links, reports, stop_grace, exit: Arc::clone(&exit) };
+        let data_dir = Arc::downgrade(&starter.data_dir);
+        let supervisor = Supervisor {
+            links,
+            reports,
+            stop_grace,
+            exit: Arc::clone(&exit),
+            data_dir: Arc::clone(&starter.data_dir),
+            identity,
+            peer_listeners,
+        };
         thread::Builder::new()
             .name("supervisor".to_owned())
             .spawn(|| supervisor.run())
             .map_err(file_error("start a thread for", &starter.options.data_dir))?;
-        let data_dir = Arc::downgrade(&starter.data_dir);
-        Ok(NodeHandle { addresses: listeners.addresses, reports: starter.reports, exit, data_dir })
+        Ok(NodeHandle {
+            addresses: listeners.addresses,
+            raft_addresses: raft.addresses,
+            reports: starter.reports,
+            exit,
+            data_dir,
+        })
     }
 }
 
@@ -134,6 +171,20 @@ impl NodeHandle {
     /// The addresses that are listened on, in the order of the options, with their real ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The addresses that other nodes are accepted on, in the order of the options, with their real ports.
+    pub fn raft_addresses(&self) -> &[SocketAddr] {
+        &self.raft_addresses
+    }
+
+    /// Waits until the node has joined a cluster and remembers so, and gives the cluster's id.
+    ///
+    /// # Errors
+    ///
+    /// How the node ended, if it has.
+    pub fn wait_joined(&self) -> Result<String, Exit> {
+        self.exit.wait_joined()
     }
 
     /// What asks this node to stop, for a signal handler's thread.
@@ -188,7 +239,20 @@ fn validate(options: &NodeOptions) -> Result<(), StartError> {
     if i32::try_from(options.request_bytes_max).is_err() {
         return impossible(format!("requests of {} bytes cannot be framed", options.request_bytes_max));
     }
+    if options.voters.is_empty() || !options.voters.is_sorted_by(|left, right| left < right) {
+        return impossible("there must be voters, in ascending order".to_owned());
+    }
     Ok(())
+}
+
+fn open_data_dir(options: &NodeOptions) -> Result<DataDir, StartError> {
+    let new = MetaProperties {
+        node_id: options.node_id,
+        voters: options.voters.clone(),
+        directory_id: Some(options.new_directory_id),
+        cluster_id: options.cluster_id.clone(),
+    };
+    DataDir::open(&options.data_dir, new)
 }
 
 /// Ends threads that were started in vain, so that nothing of the node is left.
@@ -210,6 +274,7 @@ struct Starter<F> {
     clock: Clock,
     reports: Reports,
     data_dir: Arc<DataDir>,
+    identity: Arc<Identity>,
     make_core: Arc<F>,
 }
 
@@ -222,6 +287,7 @@ impl<F> Starter<F> {
         &self,
         shards: impl Iterator<Item = ((ShardId, RingEnds), Vec<TcpListener>)>,
         links: &mut Vec<ShardLink>,
+        admitting: &mut Vec<async_channel::Sender<Admitted>>,
     ) -> Result<(), StartError>
     where
         C: ShardCore,
@@ -229,7 +295,9 @@ impl<F> Starter<F> {
     {
         let mut starting = Vec::new();
         for ((shard, rings), listeners) in shards {
-            let (link, readiness) = self.spawn_shard(shard, rings, listeners)?;
+            let (sender, admitted) = async_channel::bounded(CONNECTIONS_HANDED_MAX);
+            let (link, readiness) = self.spawn_shard(shard, rings, listeners, admitted)?;
+            admitting.push(sender);
             links.push(link);
             starting.push((shard, readiness));
         }
@@ -246,6 +314,7 @@ impl<F> Starter<F> {
         shard: ShardId,
         rings: RingEnds,
         listeners: Vec<TcpListener>,
+        admitted: async_channel::Receiver<Admitted>,
     ) -> Result<(ShardLink, Receiver<Readiness>), StartError>
     where
         C: ShardCore,
@@ -263,10 +332,12 @@ impl<F> Starter<F> {
             reports: self.reports.clone(),
             rings,
             listeners,
+            admitted,
+            identity: Arc::clone(&self.identity),
             control,
             poke,
             counts: Arc::clone(&counts),
-            _data_dir: Arc::clone(&self.data_dir),
+            data_dir: Arc::clone(&self.data_dir),
         };
         let make_core = Arc::clone(&self.make_core);
         let handle = thread::Builder::new()
@@ -299,11 +370,13 @@ struct ShardThread {
     reports: Reports,
     rings: RingEnds,
     listeners: Vec<TcpListener>,
+    admitted: async_channel::Receiver<Admitted>,
+    identity: Arc<Identity>,
     control: async_channel::Receiver<Control>,
     poke: async_channel::Receiver<()>,
     counts: Arc<LoopCounts>,
     /// The directory stays locked until the last thread that writes to it has ended.
-    _data_dir: Arc<DataDir>,
+    data_dir: Arc<DataDir>,
 }
 
 impl ShardThread {
@@ -318,7 +391,12 @@ impl ShardThread {
         match prepared {
             Ok((recovered, executor)) => {
                 let mut effects = Vec::new();
-                let start = ShardStart { shard: self.shard, recovered, now: self.clock.now() };
+                let start = ShardStart {
+                    shard: self.shard,
+                    recovered,
+                    directory_id: self.data_dir.directory_id(),
+                    now: self.clock.now(),
+                };
                 let core = make_core(start, &mut effects);
                 if ready.send(Ok(())).is_ok() {
                     executor.run(self.serve(core, effects));
@@ -376,6 +454,7 @@ impl ShardThread {
             connections: Connections::new(self.options.request_bytes_max, self.options.connections_max_idle),
             disk: Disk::new(Segments::new(groups_folder(data_dir))),
             disk_queue,
+            peers: Peers::new(self.shard, self.identity),
             rings,
             wal: Wal::new(shard_folder(&wal_folder(data_dir), self.shard.0)),
             core,
@@ -389,6 +468,7 @@ impl ShardThread {
             tasks.push(glommio::spawn_local(Rc::clone(&driver).run_outgoing_ring(to)));
         }
         driver.begin(effects);
+        let admitting = glommio::spawn_local(Rc::clone(&driver).run_admitted(self.admitted));
         for (from, receiver) in incoming {
             tasks.push(glommio::spawn_local(Rc::clone(&driver).run_incoming_ring(from, receiver)));
         }
@@ -413,6 +493,9 @@ impl ShardThread {
         driver.retire();
         cancel(accepting).await;
         driver.close_connections().await;
+        // First, so that none comes in behind those that are closed.
+        admitting.cancel().await;
+        driver.close_peers().await;
         driver.disk.close().await;
         cancel(tasks).await;
         driver.wal.close().await;

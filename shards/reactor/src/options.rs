@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use types::{GroupId, NodeId, ShardId};
+use types::{DirectoryId, GroupId, NodeId, ShardId};
 
 /// Where the executors run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,14 @@ pub struct NodeOptions {
     pub cluster_id: Option<String>,
     /// The addresses to accept Kafka clients on. Port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
+    /// The addresses to accept other nodes on; none for a node that is alone. Port 0 takes a free one.
+    pub raft_listen: Vec<SocketAddr>,
+    /// The nodes that vote in the metadata group, ascending. Remembered at the first start, and never changed by another.
+    pub voters: Vec<NodeId>,
+    /// Differs at each start of the process.
+    pub incarnation: u64,
+    /// The id of the data directory if this is its first start, drawn at random.
+    pub new_directory_id: DirectoryId,
     /// Executors, from 1 on.
     pub shards: u16,
     /// Where the executors run.
@@ -42,7 +50,7 @@ pub struct NodeOptions {
 }
 
 impl NodeOptions {
-    /// Options with Kafka's defaults for everything that has one, unbound, listening nowhere yet.
+    /// Options with Kafka's defaults for everything that has one, unbound, listening nowhere yet, and alone.
     pub fn new(
         data_dir: PathBuf,
         node_id: NodeId,
@@ -54,6 +62,10 @@ impl NodeOptions {
             node_id,
             cluster_id: None,
             listen: Vec::new(),
+            raft_listen: Vec::new(),
+            voters: vec![node_id],
+            incarnation: 0,
+            new_directory_id: DirectoryId([0; 16]),
             shards,
             placement: Placement::Unbound,
             shard_of,

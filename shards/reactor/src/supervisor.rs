@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use types::ShardId;
 
+use crate::data_dir::DataDir;
 use crate::exit::{Exit, Fatal};
 use crate::metrics::StallMetrics;
+use crate::peer_identity::Identity;
+use crate::peer_listener::PeerListeners;
 
 /// How often each executor is woken. An executor can park although it has tasks to run; only a wake-up from
 /// outside brings it back.
@@ -45,6 +48,8 @@ pub(crate) enum Control {
 pub(crate) enum Report {
     /// The node is to stop.
     StopRequested,
+    /// The node has joined a cluster.
+    Joined { shard: ShardId, cluster_id: String },
     /// The shard has finished everything it had accepted.
     Complete(ShardId),
     /// A shard cannot go on.
@@ -89,25 +94,54 @@ impl ShardLink {
     }
 }
 
-/// How the node ended, once it has.
+/// How far the node has come, for those who wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct ExitCell {
-    exit: Mutex<Option<Exit>>,
+    progress: Mutex<Progress>,
     is_set: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// The id of the cluster that the node has joined.
+    joined: Option<String>,
+    /// How it ended, once it has.
+    exit: Option<Exit>,
 }
 
 impl ExitCell {
     fn set(&self, exit: Exit) {
-        *self.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
+        self.change(|progress| progress.exit = Some(exit));
+    }
+
+    fn set_joined(&self, cluster_id: String) {
+        self.change(|progress| progress.joined = Some(cluster_id));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
         self.is_set.notify_all();
     }
 
     pub(crate) fn wait(&self) -> Exit {
-        let mut exit = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wait_until(|progress| progress.exit.clone())
+    }
+
+    /// Waits for the cluster's id, or for the end, whichever comes first.
+    pub(crate) fn wait_joined(&self) -> Result<String, Exit> {
+        self.wait_until(|Progress { joined, exit }| match (exit, joined) {
+            (Some(exit), _) => Some(Err(exit.clone())),
+            (None, Some(cluster_id)) => Some(Ok(cluster_id.clone())),
+            (None, None) => None,
+        })
+    }
+
+    fn wait_until<T>(&self, reached: impl Fn(&Progress) -> Option<T>) -> T {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            match &*exit {
-                Some(exit) => return exit.clone(),
-                None => exit = self.is_set.wait(exit).unwrap_or_else(PoisonError::into_inner),
+            match reached(&progress) {
+                Some(reached) => return reached,
+                None => progress = self.is_set.wait(progress).unwrap_or_else(PoisonError::into_inner),
             }
         }
     }
@@ -196,12 +230,18 @@ pub(crate) struct Supervisor {
     pub(crate) reports: Receiver<Report>,
     pub(crate) stop_grace: Duration,
     pub(crate) exit: Arc<ExitCell>,
+    pub(crate) data_dir: Arc<DataDir>,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) peer_listeners: PeerListeners,
 }
 
 impl Supervisor {
     /// Runs until all executors have ended or are given up.
     pub(crate) fn run(self) {
         let exit = self.supervise();
+        drop(self.peer_listeners);
+        // The last to hold the directory's lock, which is free when the end is known.
+        drop(self.data_dir);
         for link in self.links {
             // One that was given up hangs in a system call, and the process ends without it.
             if link.thread.is_finished() && link.thread.join().is_err() {
@@ -243,6 +283,10 @@ impl Supervisor {
 
     fn on_report(&self, phase: Phase, alive: &mut Vec<ShardId>, report: Report) -> Phase {
         match (report, phase) {
+            (Report::Joined { shard, cluster_id }, phase) => match self.join(shard, cluster_id) {
+                Ok(()) => phase,
+                Err(fatal) => self.on_report(phase, alive, Report::Fatal(fatal)),
+            },
             (Report::StopRequested, Phase::Running) => {
                 self.tell_all(Control::Stop);
                 Phase::Stopping { deadline: Instant::now() + self.stop_grace, incomplete: alive.clone() }
@@ -275,6 +319,17 @@ impl Supervisor {
         }
     }
 
+    /// Remembers the cluster, durably, before anybody is told of it.
+    fn join(&self, shard: ShardId, cluster_id: String) -> Result<(), Fatal> {
+        self.data_dir.store_cluster_id(&cluster_id).map_err(|error| {
+            tracing::error!(%shard, "{error}");
+            Fatal::NotJoined { why: error.to_string() }
+        })?;
+        self.identity.set_cluster_id(&cluster_id);
+        self.exit.set_joined(cluster_id);
+        Ok(())
+    }
+
     fn check_deadline(&self, phase: Phase) -> Phase {
         match phase {
             Phase::Stopping { deadline, incomplete } if Instant::now() >= deadline => {
@@ -286,6 +341,8 @@ impl Supervisor {
     }
 
     fn end(&self, exit: Exit) -> Phase {
+        // Before the connections close: a peer that calls again is to find that this node has ended.
+        self.peer_listeners.close();
         self.tell_all(Control::End);
         if matches!(exit, Exit::Fatal(_)) {
             // The process need not wait for the executors; a disk that fails may also hang.

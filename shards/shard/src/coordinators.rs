@@ -172,7 +172,7 @@ impl Shard {
         }
         let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         // Refused only when leadership was lost meanwhile: the snapshot then is no more than repetition.
-        if host.move_log_start(raft, start, None).is_ok() {
+        if host.move_log_start(now, raft, start, None).is_ok() {
             self.dirty.insert(group);
         }
     }

@@ -9,7 +9,9 @@ use log::wal::Record;
 use metadata::TopicConfig;
 use partition::{FlushPlan, IndexRestore, NextFlush, Position};
 use protocol::messages::ErrorCode;
-use types::limits::{SEGMENT_CHUNK_BYTES, SEGMENT_WRITE_BYTES_MAX, TAIL_CACHE_BYTES_MAX};
+use types::limits::{
+    READ_BYTES_UNDER_WAY_MAX, SEGMENT_CHUNK_BYTES, SEGMENT_WRITE_BYTES_MAX, TAIL_CACHE_BYTES_MAX,
+};
 use types::{GroupId, Now, Offset};
 
 use crate::event::{DiskAnswer, DiskError, DiskRequest, DiskToken, Effect, FatalReason};
@@ -40,11 +42,11 @@ const INDEX_BYTES_MAX: u32 = 10 * 1024 * 1024;
 enum Purpose {
     Flush(GroupId),
     RestoreIndex(GroupId),
-    Read(Read),
+    /// With the bytes it may bring.
+    Read(Read, usize),
     CreateFolder(GroupId),
     RemoveFolder(GroupId),
-    /// Nothing waits for it.
-    Detached,
+    RemoveSegments(GroupId, Vec<Offset>),
 }
 
 /// Disk requests under way, and what waits to become one.
@@ -53,6 +55,10 @@ pub(crate) struct DiskWork {
     under_way: BTreeMap<DiskToken, Purpose>,
     next_job: u64,
     jobs: BTreeMap<u64, FetchJob>,
+    /// What reads under way may bring.
+    reading_bytes: usize,
+    /// Reads that wait for others to end. Fetches that brought them have their share of the memory for responses.
+    waiting_reads: VecDeque<Read>,
     /// Partitions with enough to write, or whose WAL file is wanted.
     flush_wanted: BTreeSet<GroupId>,
     flushes_under_way: usize,
@@ -75,6 +81,8 @@ impl DiskWork {
             under_way: BTreeMap::new(),
             next_job: 0,
             jobs: BTreeMap::new(),
+            reading_bytes: 0,
+            waiting_reads: VecDeque::new(),
             flush_wanted: BTreeSet::new(),
             flushes_under_way: 0,
             lingering: VecDeque::new(),
@@ -107,6 +115,11 @@ impl DiskWork {
         self.jobs.insert(number, job);
     }
 
+    /// Whether so much more may be read at once; one read always may.
+    fn may_read(&self, bytes: usize) -> bool {
+        self.reading_bytes == 0 || self.reading_bytes + bytes <= READ_BYTES_UNDER_WAY_MAX
+    }
+
     fn register(&mut self, purpose: Purpose) -> DiskToken {
         let token = DiskToken(self.next_token);
         self.next_token += 1;
@@ -115,15 +128,17 @@ impl DiskWork {
     }
 }
 
+impl DiskWork {
+    /// The partition's batches are to be written soon, however few they are.
+    pub(crate) fn want_flush(&mut self, group: GroupId) {
+        self.flush_wanted.insert(group);
+    }
+}
+
 impl Shard {
     fn submit(&mut self, purpose: Purpose, request: DiskRequest) {
         let token = self.disk.register(purpose);
         self.effects.push(Effect::Disk { token, request });
-    }
-
-    /// Asks for work that nothing waits for.
-    pub(crate) fn submit_detached(&mut self, request: DiskRequest) {
-        self.submit(Purpose::Detached, request);
     }
 
     /// A disk request ended.
@@ -140,18 +155,28 @@ impl Shard {
             (Purpose::RemoveFolder(group), Ok(_)) => {
                 self.wal.push(Unit::of_shard(group, vec![Record::GroupRemoved { group }], true));
             }
+            (Purpose::RemoveSegments(group, segments), Ok(_)) => {
+                self.on_segments_removed(now, group, &segments);
+            }
             (
-                Purpose::Flush(_) | Purpose::CreateFolder(_) | Purpose::RemoveFolder(_) | Purpose::Detached,
+                Purpose::Flush(_)
+                | Purpose::CreateFolder(_)
+                | Purpose::RemoveFolder(_)
+                | Purpose::RemoveSegments(..),
                 Err(DiskError::Failed(why)),
             ) => self.fatal(FatalReason::SegmentWrite(why)),
             // Removing takes no space.
-            (Purpose::RemoveFolder(_), Err(DiskError::NoSpace)) | (Purpose::Detached, _) => {}
+            (Purpose::RemoveFolder(_) | Purpose::RemoveSegments(..), Err(DiskError::NoSpace)) => {}
             (Purpose::RestoreIndex(group), Ok(answer)) => self.on_index_piece(now, group, answer),
-            (Purpose::RestoreIndex(group), Err(error)) => {
-                self.fatal(FatalReason::Damaged(format!("group {group}: {error:?}")));
+            (Purpose::RestoreIndex(group), Err(error)) => self.on_index_unreadable(group, &error),
+            (Purpose::Read(read, bytes), result) => {
+                self.disk.reading_bytes -= bytes;
+                match result {
+                    Ok(answer) => self.on_read(now, read, answer),
+                    Err(_) => self.on_read_failed(read),
+                }
+                self.start_waiting_reads();
             }
-            (Purpose::Read(read), Ok(answer)) => self.on_read(now, read, answer),
-            (Purpose::Read(read), Err(_)) => self.fail_read(read, ErrorCode::KafkaStorageError),
         }
     }
 
@@ -267,7 +292,7 @@ impl Shard {
         if was_seal {
             // The batch that did not fit the complete segment goes to the next one at once.
             self.disk.flush_wanted.insert(group);
-            return;
+            return self.remove_old_segments(group);
         }
         self.disk.cached.push_back((group, bytes));
         self.disk.cached_bytes += bytes;
@@ -275,9 +300,11 @@ impl Shard {
         self.evict_cached();
         self.consider_flush(now, group);
         self.remove_old_segments(group);
+        self.catch_up(now, group);
     }
 
-    /// Makes the group's folder, without which nothing is written to segments.
+    /// Makes the group's folder, without which nothing is written to segments. What was written to it before a crash, and
+    /// is in no checkpoint, goes: where the next segments begin may have changed since.
     pub(crate) fn create_folder(&mut self, group: GroupId) {
         let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         let Some(index) = host.topic.partitions.iter().position(|partition| partition.group == group) else {
@@ -286,13 +313,18 @@ impl Shard {
         host.folder = Folder::BeingMade;
         let (topic, topic_id) = (&host.topic.name, protocol::messages::kafka_uuid(host.topic.id));
         let description = format!("version: 1\ntopic: {topic}\npartition: {index}\ntopic_id: {topic_id}\n");
-        self.submit(Purpose::CreateFolder(group), DiskRequest::CreateGroup { group, description });
+        let segments = host.partition.segment_files();
+        let request = DiskRequest::CreateGroup { group, description, segments };
+        self.submit(Purpose::CreateFolder(group), request);
     }
 
     fn on_folder_created(&mut self, now: Now, group: GroupId) {
         let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         host.folder = Folder::There;
-        self.consider_flush(now, group);
+        if host.partition.unflushed_bytes() > 0 && !host.is_lingering {
+            // Its flush was due before the folder was there.
+            self.disk.flush_wanted.insert(group);
+        }
         self.start_flushes(now);
     }
 
@@ -311,27 +343,34 @@ impl Shard {
     }
 
     /// What is in segments need not stay in the WAL: the group's log now starts behind it.
-    fn checkpoint_partition(&mut self, group: GroupId) {
+    pub(crate) fn checkpoint_partition(&mut self, group: GroupId) {
         let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         let (index, state) = host.partition.checkpoint();
-        let (compacted, _) = raft.compacted();
-        let deletable_below = host.partition.deletable_below();
-        if index <= compacted && deletable_below.is_none() {
+        let (checkpointed, _) = raft.checkpointed();
+        // What is pulled is in no entry, so it is not behind an index of its own.
+        if index <= checkpointed && !host.partition.has_retired_segments() && host.catch_up.is_none() {
             return;
         }
-        let term = raft.term_of(index).expect("an applied entry is retained until it is compacted");
-        raft.compact(index);
+        let retired_segments = host.partition.take_retired_segments();
+        // The state may be newer than the index that it goes by, where segments are retired and nothing was flushed.
+        let index = index.max(checkpointed);
+        raft.on_checkpointed(index);
+        let (_, term) = raft.checkpointed();
         let records = vec![Record::Checkpoint { group, index, term, state }];
-        let must_sync = self.wal.is_under_pressure() || deletable_below.is_some();
-        self.wal.push(Unit { group, number: None, records, must_sync, deletable_below });
+        let must_sync = self.wal.is_under_pressure() || !retired_segments.is_empty();
+        self.wal.push(Unit { group, number: None, records, must_sync, retired_segments });
     }
 
     fn evict_cached(&mut self) {
         while self.disk.cached_bytes > TAIL_CACHE_BYTES_MAX {
             let Some((group, bytes)) = self.disk.cached.pop_front() else { return };
             self.disk.cached_bytes -= bytes;
-            if let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) {
-                host.partition.evict(bytes);
+            let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else {
+                continue;
+            };
+            // What readers no longer find in memory, followers do not either.
+            if let Some(index) = host.partition.evict(bytes) {
+                raft.compact(index);
             }
         }
     }
@@ -347,7 +386,7 @@ impl Shard {
             host.partition.expire_producers(producers_before_ms);
             let Some(retention) = retention_config(&host.topic.config) else { continue };
             if let Some(offset) = host.partition.plan_retention(&retention, now.wall_ms)
-                && host.move_log_start(raft, offset, None).is_ok()
+                && host.move_log_start(now, raft, offset, None).is_ok()
             {
                 self.dirty.insert(group);
             }
@@ -358,18 +397,26 @@ impl Shard {
     /// crash the log must not end in a segment whose files are gone, nor may files stay that nobody knows of.
     pub(crate) fn remove_old_segments(&mut self, group: GroupId) {
         let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
-        if host.partition.deletable_below().is_some() {
+        if host.partition.has_retired_segments() {
             self.checkpoint_partition(group);
         }
     }
 
-    /// Removes the files of segments below `limit`, which no checkpoint will ask for.
-    pub(crate) fn remove_segments(&mut self, group: GroupId, limit: Offset) {
-        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
-        let segments = host.partition.take_deletable_segments(limit);
-        if !segments.is_empty() {
-            self.submit_detached(DiskRequest::RemoveSegments { group, segments });
+    /// Removes the files of retired segments, which no checkpoint will ask for.
+    pub(crate) fn remove_segments(&mut self, group: GroupId, segments: Vec<Offset>) {
+        if !segments.is_empty() && self.hosted.contains_key(&group) {
+            let request = DiskRequest::RemoveSegments { group, segments: segments.clone() };
+            self.submit(Purpose::RemoveSegments(group, segments), request);
         }
+    }
+
+    fn on_segments_removed(&mut self, now: Now, group: GroupId, segments: &[Offset]) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        host.partition.on_segments_removed(segments);
+        // A flush may have waited for their names.
+        self.consider_flush(now, group);
+        self.catch_up(now, group);
+        self.start_flushes(now);
     }
 
     fn restore_index(&mut self, group: GroupId) {
@@ -402,6 +449,11 @@ impl Shard {
 
     fn on_index_piece(&mut self, now: Now, group: GroupId, answer: DiskAnswer) {
         let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        if host.partition.plan_index_restore().is_none() {
+            // The segment was retired meanwhile; who waited for its index is told.
+            self.next_index_piece(group);
+            return self.start_flushes(now);
+        }
         let outcome = match answer {
             DiskAnswer::Indexes { offsets, times } => {
                 host.partition.on_indexes_read(&offsets, &times);
@@ -421,6 +473,17 @@ impl Shard {
         }
     }
 
+    fn on_index_unreadable(&mut self, group: GroupId, error: &DiskError) {
+        match self.hosted.get_mut(&group).and_then(Hosted::partition) {
+            Some((_, host)) if host.partition.plan_index_restore().is_some() => {
+                self.fatal(FatalReason::Damaged(format!("group {group}: {error:?}")));
+            }
+            // It is not needed any more.
+            Some(_) => self.next_index_piece(group),
+            None => {}
+        }
+    }
+
     /// Starts a read from the disk, or lets it wait for the index it needs.
     pub(crate) fn begin_read(&mut self, read: Read) {
         let group = read.group;
@@ -431,8 +494,28 @@ impl Shard {
             host.waiting_reads.push(read);
             return self.restore_index(group);
         }
+        let bytes = read.bytes();
+        if !self.disk.may_read(bytes) {
+            return self.disk.waiting_reads.push_back(read);
+        }
+        self.disk.reading_bytes += bytes;
         let request = read.request();
-        self.submit(Purpose::Read(read), request);
+        self.submit(Purpose::Read(read, bytes), request);
+    }
+
+    fn start_waiting_reads(&mut self) {
+        while self.disk.waiting_reads.front().is_some_and(|read| self.disk.may_read(read.bytes())) {
+            let read = self.disk.waiting_reads.pop_front().expect("it was just seen");
+            self.begin_read(read);
+        }
+    }
+
+    /// A segment cannot be read. Where it left the log meanwhile, with its files, the log is asked again.
+    fn on_read_failed(&mut self, read: Read) {
+        match self.hosted.get_mut(&read.group).and_then(Hosted::partition) {
+            Some((_, host)) if !host.partition.has_segment(read.segment.segment) => self.relocate(read),
+            _ => self.fail_read(read, ErrorCode::KafkaStorageError),
+        }
     }
 
     /// Looks again where the data of a read is, which may have moved since.
@@ -450,7 +533,7 @@ impl Shard {
             Ok(Position::Memory) => {
                 let max_bytes = match read.want {
                     Want::Fetch { max_bytes, .. } => max_bytes,
-                    Want::Timestamp { .. } | Want::Load { .. } => SEGMENT_CHUNK_BYTES,
+                    Want::Timestamp { .. } | Want::Load { .. } | Want::Pull { .. } => SEGMENT_CHUNK_BYTES,
                 };
                 let records = host.partition.read_memory(read.offset, max_bytes);
                 self.finish_read(read, records);
@@ -481,7 +564,7 @@ impl Shard {
                         self.load_coordinator(now, read.group);
                     }
                 }
-                Want::Fetch { .. } => self.finish_read(read, vec![data]),
+                Want::Fetch { .. } | Want::Pull { .. } => self.finish_read(read, vec![data]),
             },
             Progress::Damaged(read, why) => {
                 self.effects.push(Effect::Warn(format!("group {}: {why}", read.group)));
@@ -492,7 +575,11 @@ impl Shard {
 
     /// A part of a fetch is there; the last one answers.
     fn finish_read(&mut self, read: Read, records: Vec<Bytes>) {
-        let Want::Fetch { job, slot, .. } = read.want else { unreachable!("only fetches end with batches") };
+        let (job, slot) = match read.want {
+            Want::Fetch { job, slot, .. } => (job, slot),
+            Want::Pull { peer, .. } => return self.send_pulled(peer, read.group, read.offset, records),
+            Want::Timestamp { .. } | Want::Load { .. } => unreachable!("a look-up does not end with batches"),
+        };
         let found = self.disk.jobs.get_mut(&job).expect("a fetch waits for all its reads");
         let part = found.results.iter_mut().find(|part| part.slot == slot).expect("the part was asked for");
         part.records = records;
@@ -518,6 +605,8 @@ impl Shard {
                 self.fatal(FatalReason::Damaged(why));
             }
             Want::Load { .. } => {}
+            // The follower takes the empty answer for the end of this snapshot and waits for another.
+            Want::Pull { peer, .. } => self.send_pulled(peer, read.group, read.offset, Vec::new()),
         }
     }
 

@@ -4,14 +4,17 @@
 //! step in their order before it feeds the next. Effects of one step that need I/O run concurrently; their
 //! completions come back as events, in any order unless said otherwise.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use log::wal::Flush;
 use metadata::MetadataImage;
-use types::{ConnectionId, GroupId, NodeId, Offset, ShardId, Term};
+use types::{ConnectionId, DirectoryId, GroupId, NodeId, Offset, ShardId, Term};
 
 use broker::{Op, OpResult, OpToken};
+
+use crate::peer_message::PeerMessage;
 
 /// Identifies a disk request among those of its shard that are under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -100,6 +103,39 @@ pub enum Event {
         /// What came of it.
         result: Result<DiskAnswer, DiskError>,
     },
+    /// The connection of this shard to another node is up: what is sent from now on arrives in its order, for as long as
+    /// it lasts.
+    PeerConnected {
+        /// The other node.
+        peer: NodeId,
+    },
+    /// The connection of this shard to another node is gone: what was sent may be lost in part, and what is sent is
+    /// dropped, until [`Event::PeerConnected`].
+    PeerDisconnected {
+        /// The other node.
+        peer: NodeId,
+        /// Its machine refuses connections, so that its process has ended.
+        has_ended: bool,
+    },
+    /// Another node has connected to this shard anew. What it sent over an earlier connection has all come or is lost.
+    PeerJoined {
+        /// The other node.
+        peer: NodeId,
+    },
+    /// A frame came from another node, in the order in which it was sent over its connection.
+    FromPeer {
+        /// The sender.
+        peer: NodeId,
+        /// The frame without its length prefix, alone in its allocation, checked against its checksum.
+        frame: Bytes,
+    },
+    /// The socket took `bytes` of what was given for a peer, or the connection dropped them.
+    PeerSent {
+        /// The receiver.
+        peer: NodeId,
+        /// How many bytes left the queue.
+        bytes: usize,
+    },
     /// All events that were ready in this turn of the loop have been fed: groups with work are driven now, so that
     /// everything that came in together shares one flush. Comes after each burst of other events.
     TurnEnded,
@@ -140,6 +176,30 @@ pub enum Effect {
         /// The message.
         message: ShardMessage,
     },
+    /// Keep a connection from this shard to each of these nodes, and to no others: dial them, again and again where it
+    /// must be. Answered by [`Event::PeerConnected`] each time one is up.
+    SetPeers {
+        /// The nodes, ascending, without this one.
+        peers: Vec<PeerAddress>,
+    },
+    /// The data directories that nodes are registered with: talk to a node that comes with another one no more, in
+    /// neither direction, because it may have lost what it promised. Adds to what was said before.
+    KnownDirectories {
+        /// The nodes, each with its directory.
+        directories: Vec<(NodeId, DirectoryId)>,
+    },
+    /// Send a frame to another node, behind what was already given for it. Dropped where it is not connected.
+    SendToPeer {
+        /// The receiver.
+        to: NodeId,
+        /// The body of the frame, in pieces that are not to be copied together. The driver adds length and checksum.
+        parts: Vec<Bytes>,
+    },
+    /// The cluster's id is known, and this node has joined it. Said once, by the metadata shard.
+    Joined {
+        /// The cluster's id, to be remembered in the data directory.
+        cluster_id: String,
+    },
     /// Make a WAL file of `limits::WAL_FILE_BYTES` zeroes; answered by [`Event::WalFileReady`].
     CreateWalFile {
         /// Its sequence number.
@@ -179,6 +239,17 @@ pub enum Effect {
     Fatal(FatalReason),
 }
 
+/// Where the other nodes reach a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// The node.
+    pub node: NodeId,
+    /// A host name or an address, as it was configured.
+    pub host: String,
+    /// The TCP port of `--raft-addr`.
+    pub port: u16,
+}
+
 /// Why a shard ends its process.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FatalReason {
@@ -196,12 +267,15 @@ pub enum FatalReason {
 /// Work on the segment files of one group, which live in a folder of their own.
 #[derive(Debug)]
 pub enum DiskRequest {
-    /// Make the group's folder with its `partition.metadata` file; nothing happens to what is already there.
+    /// Make the group's folder with its `partition.metadata` file, where they are missing, and remove all segments that
+    /// are not named: a crash left them.
     CreateGroup {
         /// The group.
         group: GroupId,
         /// The content of `partition.metadata`.
         description: String,
+        /// Base offsets of the segments that stay as they are.
+        segments: Vec<Offset>,
     },
     /// Remove the group's folder and all in it; done if it is not there.
     RemoveGroup {
@@ -271,13 +345,22 @@ pub enum ShardMessage {
     },
     /// The metadata shard publishes the newest image.
     Image(Arc<MetadataImage>),
+    /// The nodes that the metadata shard hears, this one among them.
+    Alive(Arc<BTreeSet<NodeId>>),
+    /// A message of another node for a group of the receiver, which came over a connection of the sender.
+    FromPeer {
+        /// The other node.
+        peer: NodeId,
+        /// The message.
+        message: PeerMessage,
+    },
     /// A group has a new leader or term: from the group's shard to the metadata shard, and from there to all.
     /// By this way every shard knows of the leader before it hears that the topic's creation is complete.
     Leader(LeaderChange),
 }
 
 /// Who leads a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaderChange {
     /// The group.
     pub group: GroupId,
@@ -285,4 +368,6 @@ pub struct LeaderChange {
     pub term: Term,
     /// The leader that serves requests in this term; `None` while there is none.
     pub leader: Option<NodeId>,
+    /// The replicas that are in sync, as the leader says; empty where this comes from another replica.
+    pub in_sync: Arc<[NodeId]>,
 }

@@ -3,12 +3,19 @@
 //! A shard owns everything of one core: connections, the Raft groups placed on it, its WAL, its segments. It does no I/O and
 //! reads no clock: [`Event`]s come in, [`Effect`]s go out. The reactor drives it on real devices.
 
+mod catch_up;
 mod coordinator_host;
 mod coordinators;
 mod disk;
 mod event;
+mod inspect;
+mod leadership;
+mod metadata_group;
 mod metadata_host;
 mod partition_host;
+mod peer_message;
+mod peers;
+mod raft_metrics;
 mod reads;
 mod requests;
 mod shard;
@@ -16,7 +23,10 @@ mod turn;
 mod wal;
 
 pub use event::{
-    DiskAnswer, DiskError, DiskRequest, DiskToken, Effect, Event, FatalReason, LeaderChange, ShardMessage,
+    DiskAnswer, DiskError, DiskRequest, DiskToken, Effect, Event, FatalReason, LeaderChange, PeerAddress,
+    ShardMessage,
 };
+pub use inspect::{GroupStatus, PartitionBounds};
 pub use metadata_host::Registration;
+pub use peer_message::PeerMessage;
 pub use shard::{Shard, ShardConfig};

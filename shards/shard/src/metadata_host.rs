@@ -1,13 +1,14 @@
 //! The metadata group on its shard: commands are proposed, applied, published, and answered in this order.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use broker::OpResult;
 use bytes::Bytes;
+use log::wal::Entry;
 use metadata::{Applied, Command, MetadataImage, MetadataState, StaticSettings};
 use protocol::messages::ErrorCode;
-use types::{GroupId, LogIndex, NodeId, Term};
+use types::{DirectoryId, GroupId, LogIndex, NodeId, Now, Term};
 
 use crate::event::LeaderChange;
 use crate::partition_host::{Answer, Asker};
@@ -15,10 +16,19 @@ use crate::partition_host::{Answer, Asker};
 /// Applied bytes of commands after which the state is written as a checkpoint and the log before it goes.
 const CHECKPOINT_AFTER_BYTES: usize = 256 * 1024;
 
+/// Changes that wait for a leader of the metadata group, or for its answer. More are refused.
+const CHANGES_WAITING_MAX: usize = 1_000;
+
+/// Between two attempts of this node to register.
+const REGISTRATION_INTERVAL_MS: i64 = 500;
+
+/// Who waits for a change, and until when on the monotonic clock in microseconds.
+pub(crate) type Waiter = (Asker, u64);
+
+/// An entry of the metadata group that somebody on this node waits for, proposed here or by the leader for us.
 struct Proposal {
-    index: LogIndex,
     term: Term,
-    asker: Option<(Asker, u64)>,
+    waiter: Waiter,
 }
 
 /// A change that is applied, and whose partitions have no leader yet.
@@ -32,16 +42,29 @@ struct Creation {
 /// The metadata state machine, its proposals, and what this node knows of leaders.
 pub(crate) struct MetadataHost {
     state: MetadataState,
-    proposals: VecDeque<Proposal>,
+    proposals: BTreeMap<LogIndex, Vec<Proposal>>,
+    /// Changes that were sent to the leader, which has not said yet where they stand in the log.
+    forwarded: BTreeMap<u64, (NodeId, Option<Waiter>)>,
+    next_request: u64,
+    /// Changes that wait for a leader.
+    waiting: Vec<(Bytes, Waiter)>,
     published: LogIndex,
     /// Results of applied commands, to be given once the image is published.
-    answers: Vec<(Asker, u64, Applied)>,
-    /// Those whose command was replaced by that of another leader.
-    lost: Vec<Asker>,
+    answers: Vec<(Waiter, Applied)>,
+    /// Answers to changes that did not come about.
+    failed: Vec<Answer>,
     creations: Vec<Creation>,
+    /// Those who wait for a replica to lead a group.
+    hand_overs: Vec<(GroupId, NodeId, Waiter)>,
     leaders: BTreeMap<GroupId, LeaderChange>,
+    /// Groups led by this node that the others have not been told of.
+    untold: BTreeSet<GroupId>,
     bytes_since_checkpoint: usize,
-    registered_in: Option<Term>,
+    leader: Option<NodeId>,
+    cluster_id_proposed_in: Option<Term>,
+    register_at_us: u64,
+    is_joined: bool,
+    is_refusal_told: bool,
 }
 
 impl MetadataHost {
@@ -52,20 +75,101 @@ impl MetadataHost {
         }
         Ok(MetadataHost {
             state,
-            proposals: VecDeque::new(),
+            proposals: BTreeMap::new(),
+            forwarded: BTreeMap::new(),
+            next_request: 0,
+            waiting: Vec::new(),
             published: LogIndex(0),
             answers: Vec::new(),
-            lost: Vec::new(),
+            failed: Vec::new(),
             creations: Vec::new(),
+            hand_overs: Vec::new(),
             leaders: BTreeMap::new(),
+            untold: BTreeSet::new(),
             bytes_since_checkpoint: 0,
-            registered_in: None,
+            leader: None,
+            cluster_id_proposed_in: None,
+            register_at_us: 0,
+            is_joined: false,
+            is_refusal_told: false,
         })
     }
 
-    /// A command was proposed.
-    pub(crate) fn on_proposed(&mut self, index: LogIndex, term: Term, asker: Option<(Asker, u64)>) {
-        self.proposals.push_back(Proposal { index, term, asker });
+    /// Takes over the state of a snapshot. What was proposed before it may or may not be in it.
+    pub(crate) fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
+        self.state.restore(snapshot).map_err(|error| format!("a metadata snapshot: {error}"))?;
+        let proposals = std::mem::take(&mut self.proposals).into_values().flatten();
+        self.failed.extend(proposals.map(|proposal| timed_out(proposal.waiter.0)));
+        Ok(())
+    }
+
+    /// The state as of the last applied entry.
+    pub(crate) fn snapshot(&self) -> Bytes {
+        self.state.snapshot()
+    }
+
+    /// The data directories that nodes are registered with.
+    pub(crate) fn directories(&mut self) -> Vec<(NodeId, DirectoryId)> {
+        self.state.image().directories().collect()
+    }
+
+    /// A command stands at `index` if `term` lasts until it is committed.
+    pub(crate) fn on_proposed(&mut self, index: LogIndex, term: Term, waiter: Waiter) {
+        if index <= self.state.applied() {
+            // Its fate is decided, and was not observed.
+            return self.failed.push(timed_out(waiter.0));
+        }
+        self.proposals.entry(index).or_default().push(Proposal { term, waiter });
+    }
+
+    /// A change goes to the leader on another node. Returns the number of the request.
+    pub(crate) fn on_forwarded(&mut self, to: NodeId, waiter: Option<Waiter>) -> u64 {
+        self.next_request += 1;
+        self.forwarded.insert(self.next_request, (to, waiter));
+        self.next_request
+    }
+
+    /// The leader has proposed what was forwarded, or refuses to.
+    pub(crate) fn on_forwarded_answered(
+        &mut self,
+        request: u64,
+        outcome: Result<(LogIndex, Term), ErrorCode>,
+    ) {
+        let Some((_, Some(waiter))) = self.forwarded.remove(&request) else { return };
+        match outcome {
+            Ok((index, term)) => self.on_proposed(index, term, waiter),
+            Err(error) => self.failed.push((waiter.0, OpResult::Metadata(Err(error)))),
+        }
+    }
+
+    /// The connection to a node is gone: what was forwarded to it may or may not come about.
+    pub(crate) fn on_forwarded_lost(&mut self, to: NodeId) {
+        let lost = self.forwarded.extract_if(.., |_, (node, _)| *node == to);
+        let waiters = lost.filter_map(|(_, (_, waiter))| waiter);
+        self.failed.extend(waiters.map(|(asker, _)| not_controller(asker)));
+    }
+
+    /// Somebody waits for a replica to lead a group.
+    pub(crate) fn await_hand_over(&mut self, group: GroupId, to: NodeId, waiter: Waiter) {
+        self.hand_overs.push((group, to, waiter));
+    }
+
+    /// Notes who leads the metadata group; whether that is another one than before.
+    pub(crate) fn watch_leader(&mut self, leader: Option<NodeId>) -> bool {
+        std::mem::replace(&mut self.leader, leader) != leader
+    }
+
+    /// A change waits for a leader.
+    pub(crate) fn wait_for_leader(&mut self, command: Bytes, waiter: Waiter) {
+        if self.waiting.len() + self.forwarded.len() >= CHANGES_WAITING_MAX {
+            return self.failed.push(not_controller(waiter.0));
+        }
+        self.waiting.push((command, waiter));
+    }
+
+    /// Changes that waited for a leader, now that there is one.
+    pub(crate) fn take_waiting(&mut self) -> Vec<(Bytes, Waiter)> {
+        std::mem::take(&mut self.waiting)
     }
 
     /// Applies a committed entry; one without data begins a term.
@@ -79,15 +183,16 @@ impl MetadataHost {
                 Some(self.state.apply(index, command))
             }
         };
-        while self.proposals.front().is_some_and(|proposal| proposal.index <= index) {
-            let proposal = self.proposals.pop_front().expect("it was just seen");
-            let Some((asker, deadline_us)) = proposal.asker else { continue };
-            match &applied {
-                Some(applied) if proposal.index == index && proposal.term == term => {
-                    self.answers.push((asker, deadline_us, applied.clone()));
+        let behind = self.proposals.split_off(&index.next());
+        for (proposed_at, proposals) in std::mem::replace(&mut self.proposals, behind) {
+            for Proposal { term: proposed_in, waiter } in proposals {
+                match &applied {
+                    Some(applied) if proposed_at == index && proposed_in == term => {
+                        self.answers.push((waiter, applied.clone()));
+                    }
+                    // Another leader's entry took its place.
+                    _ => self.failed.push(not_controller(waiter.0)),
                 }
-                // Another leader's entry took its place.
-                _ => self.lost.push(asker),
             }
         }
         Ok(())
@@ -106,9 +211,8 @@ impl MetadataHost {
 
     /// Answers that may be given, now that the image is published. A change that made partitions waits for their leaders.
     pub(crate) fn take_answers(&mut self) -> Vec<Answer> {
-        let lost = std::mem::take(&mut self.lost);
-        let mut ready: Vec<Answer> = lost.into_iter().map(|asker| (asker, not_controller())).collect();
-        for (asker, deadline_us, applied) in std::mem::take(&mut self.answers) {
+        let mut ready = std::mem::take(&mut self.failed);
+        for ((asker, deadline_us), applied) in std::mem::take(&mut self.answers) {
             let groups = match &applied {
                 Applied::TopicCreated { groups } | Applied::PartitionsCreated { groups } => groups.as_slice(),
                 _ => &[],
@@ -123,39 +227,76 @@ impl MetadataHost {
         ready
     }
 
-    /// A group of this node has a new leader. Returns the answers that waited for it.
-    pub(crate) fn on_leader(&mut self, change: LeaderChange) -> Vec<Answer> {
-        self.leaders.insert(change.group, change);
-        if change.leader.is_none() {
+    /// A group has a new leader. Returns the answers that waited for it.
+    pub(crate) fn on_leader(&mut self, own: NodeId, change: LeaderChange) -> Vec<Answer> {
+        let (group, leader) = (change.group, change.leader);
+        if self.leaders.get(&group).is_some_and(|known| known.term > change.term) {
+            return Vec::new();
+        }
+        if leader == Some(own) {
+            self.untold.insert(group);
+        }
+        self.leaders.insert(group, change);
+        if leader.is_none() {
             return Vec::new();
         }
         for creation in &mut self.creations {
-            creation.leaderless.remove(&change.group);
+            creation.leaderless.remove(&group);
         }
-        self.creations
-            .extract_if(.., |creation| creation.leaderless.is_empty())
-            .map(|creation| (creation.asker, OpResult::Metadata(Ok(creation.applied))))
-            .collect()
+        let created = self.creations.extract_if(.., |creation| creation.leaderless.is_empty());
+        let mut answers: Vec<Answer> =
+            created.map(|creation| (creation.asker, OpResult::Metadata(Ok(creation.applied)))).collect();
+        let led = self.hand_overs.extract_if(.., |(waited, to, _)| *waited == group && leader == Some(*to));
+        answers.extend(led.map(|(_, _, waiter)| (waiter.0, OpResult::HandedOver(true))));
+        answers
+    }
+
+    /// News of groups that this node leads, for the others.
+    pub(crate) fn take_untold(&mut self) -> Vec<LeaderChange> {
+        let untold = std::mem::take(&mut self.untold);
+        untold.into_iter().filter_map(|group| self.leaders.get(&group).cloned()).collect()
+    }
+
+    /// All groups that this node leads.
+    pub(crate) fn led_by(&self, own: NodeId) -> Vec<LeaderChange> {
+        self.leaders.values().filter(|change| change.leader == Some(own)).cloned().collect()
     }
 
     /// When [`MetadataHost::on_deadline`] is due.
     pub(crate) fn next_deadline_us(&self) -> Option<u64> {
-        self.creations.iter().map(|creation| creation.deadline_us).min()
+        let registration = (!self.is_joined).then_some(self.register_at_us);
+        self.deadlines().chain(registration).min()
     }
 
-    /// Changes whose partitions got no leader in time.
-    pub(crate) fn on_deadline(&mut self, now_us: u64) -> Vec<Answer> {
-        self.creations
-            .extract_if(.., |creation| creation.deadline_us <= now_us)
-            .map(|creation| (creation.asker, OpResult::Metadata(Err(ErrorCode::RequestTimedOut))))
-            .collect()
+    fn deadlines(&self) -> impl Iterator<Item = u64> {
+        let creations = self.creations.iter().map(|creation| creation.deadline_us);
+        let proposals = self.proposals.values().flatten().map(|proposal| proposal.waiter.1);
+        let forwarded = self.forwarded.values().filter_map(|(_, waiter)| waiter.map(|(_, at_us)| at_us));
+        let waiting = self.waiting.iter().map(|(_, waiter)| waiter.1);
+        let hand_overs = self.hand_overs.iter().map(|(_, _, waiter)| waiter.1);
+        creations.chain(proposals).chain(forwarded).chain(waiting).chain(hand_overs)
     }
 
-    /// This node no longer leads: what was proposed may or may not come about.
-    pub(crate) fn on_resigned(&mut self) -> Vec<Answer> {
-        let proposals = std::mem::take(&mut self.proposals);
-        let askers = proposals.into_iter().filter_map(|proposal| proposal.asker);
-        askers.map(|(asker, _)| (asker, not_controller())).collect()
+    /// Gives up waiting for changes whose time is over. They may still come about.
+    pub(crate) fn on_deadline(&mut self, now: Now) {
+        if self.deadlines().all(|at_us| at_us > now.mono_us) {
+            return;
+        }
+        let is_over = |waiter: &Waiter| waiter.1 <= now.mono_us;
+        let mut over: Vec<Asker> = Vec::new();
+        let creations = self.creations.extract_if(.., |creation| creation.deadline_us <= now.mono_us);
+        over.extend(creations.map(|creation| creation.asker));
+        for proposals in self.proposals.values_mut() {
+            let late = proposals.extract_if(.., |proposal| is_over(&proposal.waiter));
+            over.extend(late.map(|proposal| proposal.waiter.0));
+        }
+        self.proposals.retain(|_, proposals| !proposals.is_empty());
+        let late = self.forwarded.extract_if(.., |_, (_, waiter)| waiter.as_ref().is_some_and(is_over));
+        over.extend(late.filter_map(|(_, (_, waiter))| waiter).map(|(asker, _)| asker));
+        over.extend(self.waiting.extract_if(.., |(_, waiter)| is_over(waiter)).map(|(_, waiter)| waiter.0));
+        self.failed.extend(over.into_iter().map(timed_out));
+        let late = self.hand_overs.extract_if(.., |(_, _, waiter)| is_over(waiter));
+        self.failed.extend(late.map(|(_, _, waiter)| (waiter.0, OpResult::HandedOver(false))));
     }
 
     /// A checkpoint, when enough was applied since the last one.
@@ -167,29 +308,89 @@ impl MetadataHost {
         Some(self.state.snapshot())
     }
 
-    /// The commands that this node owes the cluster at its start: the cluster's id, and its own registration.
-    /// Once for each term that this node leads.
-    pub(crate) fn plan_registration(&mut self, term: Term, registration: &Registration) -> Vec<Command> {
-        if self.registered_in == Some(term) {
-            return Vec::new();
+    /// The command that gives a new cluster its id, once for each term that this node leads.
+    pub(crate) fn plan_cluster_id(&mut self, term: Term, registration: &Registration) -> Option<Command> {
+        if self.state.image().cluster_id().is_some() || self.cluster_id_proposed_in == Some(term) {
+            return None;
         }
-        self.registered_in = Some(term);
+        self.cluster_id_proposed_in = Some(term);
+        Some(Command::SetClusterId { cluster_id: registration.new_cluster_id.clone() })
+    }
+
+    /// The command by which this node registers, while it has not, and not too often. `has_leader` says whether there
+    /// is anybody to take it.
+    pub(crate) fn plan_registration(
+        &mut self,
+        now: Now,
+        has_leader: bool,
+        registration: &Registration,
+    ) -> Option<Command> {
+        if self.is_joined || self.register_at_us > now.mono_us {
+            return None;
+        }
+        self.register_at_us = now.after_ms(REGISTRATION_INTERVAL_MS);
+        let is_due =
+            has_leader && !self.is_registered(registration) && self.other_directory(registration).is_none();
+        is_due.then(|| registration.command())
+    }
+
+    /// The data directory that this node is registered with, where that is not its own: it would be refused.
+    fn other_directory(&mut self, registration: &Registration) -> Option<DirectoryId> {
         let image = self.state.image();
-        let mut commands = Vec::new();
-        if image.cluster_id().is_none() {
-            commands.push(Command::SetClusterId { cluster_id: registration.new_cluster_id.clone() });
+        let registered = image.broker(registration.node)?.directory_id?;
+        (registered != registration.directory_id).then_some(registered)
+    }
+
+    /// Why this node cannot register, once.
+    pub(crate) fn take_refusal(&mut self, registration: &Registration) -> Option<String> {
+        let registered = self.other_directory(registration).filter(|_| !self.is_refusal_told)?;
+        self.is_refusal_told = true;
+        Some(format!(
+            "this node does not join: it was registered with the data directory {registered}, and this is {}",
+            registration.directory_id
+        ))
+    }
+
+    /// There is a leader to register with: no need to wait for the next attempt.
+    pub(crate) fn register_now(&mut self) {
+        self.register_at_us = 0;
+    }
+
+    fn is_registered(&mut self, registration: &Registration) -> bool {
+        let image = self.state.image();
+        image.broker(registration.node).is_some_and(|broker| broker.incarnation == registration.incarnation)
+    }
+
+    /// The cluster's id, the first time that this process is a member of it.
+    pub(crate) fn take_joined(&mut self, registration: &Registration) -> Option<String> {
+        if self.is_joined || !self.is_registered(registration) {
+            return None;
         }
-        let known = image.broker(registration.node);
-        if known.is_none_or(|broker| broker.incarnation != registration.incarnation) {
-            commands.push(registration.command());
-        }
-        commands
+        let cluster_id = self.state.image().cluster_id()?.to_owned();
+        self.is_joined = true;
+        Some(cluster_id)
     }
 }
 
+/// The data directories that a node was or may have been registered with, as the end of its metadata log says. What is
+/// committed of it is not known at a start, and a node that lost its disk must not vote meanwhile.
+pub(crate) fn logged_directories(entries: &[Entry]) -> Vec<(NodeId, DirectoryId)> {
+    let registered = entries.iter().filter_map(|entry| match Command::decode(&entry.data) {
+        Ok(Command::RegisterBroker { node, directory_id, .. }) => Some((node, directory_id?)),
+        // One that cannot be read ends the process when it is applied.
+        Ok(_) | Err(_) => None,
+    });
+    registered.collect()
+}
+
 /// The answer of a node that does not lead the metadata group: the client asks again.
-fn not_controller() -> OpResult {
-    OpResult::Metadata(Err(ErrorCode::NotController))
+fn not_controller(asker: Asker) -> Answer {
+    (asker, OpResult::Metadata(Err(ErrorCode::NotController)))
+}
+
+/// The answer to a change that may or may not come about.
+fn timed_out(asker: Asker) -> Answer {
+    (asker, OpResult::Metadata(Err(ErrorCode::RequestTimedOut)))
 }
 
 /// What this node tells the cluster of itself.
@@ -203,6 +404,8 @@ pub struct Registration {
     pub endpoint: metadata::Endpoint,
     /// Differs at each start of the process.
     pub incarnation: u64,
+    /// Its data directory.
+    pub directory_id: DirectoryId,
     /// The id of the cluster, if this node begins it.
     pub new_cluster_id: String,
 }
@@ -214,6 +417,57 @@ impl Registration {
             rack: self.rack.clone(),
             endpoints: vec![self.endpoint.clone()],
             incarnation: self.incarnation,
+            directory_id: Some(self.directory_id),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: DirectoryId = DirectoryId([3; 16]);
+
+    fn registration(directory_id: DirectoryId) -> Registration {
+        Registration {
+            node: NodeId(3),
+            rack: None,
+            endpoint: metadata::Endpoint { listener: "PLAINTEXT".to_owned(), host: "h".to_owned(), port: 1 },
+            incarnation: 1,
+            directory_id,
+            new_cluster_id: "a".to_owned(),
+        }
+    }
+
+    fn entry(index: u64, data: Bytes) -> Entry {
+        Entry { term: Term(1), index: LogIndex(index), entry_type: 0, context: Bytes::new(), data }
+    }
+
+    #[test]
+    fn directories_are_known_from_the_log_before_anything_is_applied() {
+        let other = Command::SetClusterId { cluster_id: "a".to_owned() };
+        let payloads = [Bytes::new(), other.encode(), registration(OWN).command().encode()];
+        let entries: Vec<Entry> = (1..).zip(payloads).map(|(index, data)| entry(index, data)).collect();
+        assert_eq!(logged_directories(&entries), [(NodeId(3), OWN)]);
+    }
+
+    #[test]
+    fn a_node_that_is_registered_with_another_directory_says_so_once_and_does_not_try() {
+        let mut host = MetadataHost::new(StaticSettings::default(), None).expect("no snapshot is no bad one");
+        let blank = registration(DirectoryId([9; 16]));
+        let now = |ms: u64| Now { mono_us: ms * 1_000, wall_ms: 0 };
+        assert!(host.plan_registration(now(0), true, &blank).is_some(), "it was not registered yet");
+        host.apply(LogIndex(1), Term(1), &registration(OWN).command().encode()).expect("a good command");
+        assert_eq!(host.directories(), [(NodeId(3), OWN)]);
+        assert_eq!(host.plan_registration(now(1_000), true, &blank), None);
+        let refusal = host.take_refusal(&blank).expect("told");
+        assert!(
+            refusal.contains(&OWN.to_string()) && refusal.contains(&blank.directory_id.to_string()),
+            "{refusal}"
+        );
+        assert_eq!(host.take_refusal(&blank), None);
+        let restarted = Registration { incarnation: 2, ..registration(OWN) };
+        assert_eq!(host.take_refusal(&restarted), None);
+        assert!(host.plan_registration(now(2_000), true, &restarted).is_some());
     }
 }

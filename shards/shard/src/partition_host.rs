@@ -1,18 +1,21 @@
 //! One partition on its shard: proposals and who waits for them, readers who wait for more.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use broker::{OpResult, OpToken, PartitionError, ProduceOp, Produced};
 use coordinator::WriteId;
 use metadata::{TimestampType, Topic, TopicConfig};
+use metrics::Histogram;
 use partition::{AppendPlan, AppendRules, Applied, Command, Partition};
 use protocol::batch;
 use protocol::messages::ErrorCode;
 use raft_group::{Entry, Group, ProposeError, Role};
-use types::{GroupId, LogIndex, Now, Offset, ShardId, Term};
+use types::{GroupId, LogIndex, NodeId, Now, Offset, ShardId, Term};
 
+use crate::catch_up::CatchUp;
 use crate::coordinator_host::CoordinatorHost;
+use crate::event::LeaderChange;
 use crate::reads::Read;
 
 /// Where an answer goes.
@@ -37,6 +40,8 @@ enum Waiter {
 struct Proposal {
     index: LogIndex,
     term: Term,
+    /// On the monotonic clock in microseconds.
+    proposed_us: u64,
     /// The first offset of a batch.
     base: Option<Offset>,
     waiters: Vec<Waiter>,
@@ -63,22 +68,35 @@ pub(crate) struct PartitionHost {
     pub folder: Folder,
     /// Proposed since the group was last driven.
     pub undriven_bytes: usize,
+    /// The replicas that are in sync, this one among them, while this node leads.
+    pub in_sync: Arc<[NodeId]>,
+    /// When each follower was last known to have everything, on the monotonic clock in microseconds.
+    caught_up_us: BTreeMap<NodeId, u64>,
+    /// The last entry as of the last look at the followers.
+    last_seen: LogIndex,
+    commit_seconds: Histogram,
+    /// What this replica lacks and is to have before it may go on with the leader's log.
+    pub catch_up: Option<CatchUp>,
 }
 
-/// Whether the group's folder is there, without which it has no segments.
+/// Whether the group's folder is known to be there, and to hold what it should, before which nothing is written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Folder {
-    /// Not known: a crash may have come before it was made.
+    /// Not known: a crash may have come before it was made, or have left files that no checkpoint knows of.
     Unknown,
     BeingMade,
     There,
 }
 
 impl PartitionHost {
-    pub(crate) fn new(topic: Arc<Topic>, partition: Partition, role: Role) -> PartitionHost {
-        let folder = if partition.has_segments() { Folder::There } else { Folder::Unknown };
+    pub(crate) fn new(
+        topic: Arc<Topic>,
+        partition: Partition,
+        role: Role,
+        commit_seconds: Histogram,
+    ) -> PartitionHost {
         PartitionHost {
-            folder,
+            folder: Folder::Unknown,
             topic,
             partition,
             role,
@@ -89,7 +107,17 @@ impl PartitionHost {
             is_restoring_index: false,
             is_lingering: false,
             undriven_bytes: 0,
+            in_sync: Arc::default(),
+            caught_up_us: BTreeMap::new(),
+            last_seen: LogIndex(0),
+            commit_seconds,
+            catch_up: None,
         }
+    }
+
+    /// Whether another node leads.
+    pub(crate) fn follows(&self, own: NodeId) -> bool {
+        self.role.leader.is_some_and(|leader| leader != own)
     }
 
     /// The error of a node that does not lead, with who does.
@@ -122,12 +150,12 @@ impl PartitionHost {
         asker: Asker,
         op: ProduceOp,
     ) -> Result<Option<Answer>, PartitionError> {
-        let ProduceOp { group, mut batch, mut header, acks } = op;
+        let ProduceOp { group: _, mut batch, mut header, acks } = op;
         if !self.role.serving {
             return Err(self.not_leader());
         }
         let needs_commit = acks == -1;
-        if needs_commit && self.in_sync_replicas(group) < self.topic.config.min_insync_replicas {
+        if needs_commit && self.in_sync.len() < self.topic.config.min_insync_replicas {
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
         let rules = append_rules(&self.topic.config);
@@ -160,16 +188,64 @@ impl PartitionHost {
                 self.undriven_bytes += bytes;
                 let produced = produced(base, log_append_time_ms.unwrap_or(-1), self.partition.log_start());
                 let waiters = vec![Waiter::Produce { asker, needs_commit, produced }];
-                self.proposals.push_back(Proposal { index, term: self.role.term, base: Some(base), waiters });
+                self.proposals.push_back(Proposal {
+                    index,
+                    term: self.role.term,
+                    proposed_us: now.mono_us,
+                    base: Some(base),
+                    waiters,
+                });
                 Ok(None)
             }
         }
     }
 
-    /// Every replica of a group of one voter is in sync; with more, ISR comes from their progress.
-    fn in_sync_replicas(&self, group: GroupId) -> usize {
-        let partition = self.topic.partitions.iter().find(|partition| partition.group == group);
-        partition.map_or(0, |partition| partition.replicas.len())
+    /// This node begins to lead. Nothing is known of the followers, so those that are alive count as in sync until they
+    /// have had the time to show it.
+    pub(crate) fn begin_leading(&mut self, now: Now, raft: &Group, is_alive: impl Fn(NodeId) -> bool) {
+        self.last_seen = LogIndex(u64::MAX);
+        let alive = raft.followers().map(|follower| follower.node).filter(|node| is_alive(*node));
+        self.caught_up_us = alive.map(|node| (node, now.mono_us)).collect();
+        self.in_sync = Arc::default();
+        self.update_in_sync(now, 0, raft, is_alive);
+    }
+
+    /// Looks at the followers of a partition that this node leads: in sync are those that are alive and had everything, as of
+    /// some look, within `lag_ms_max`. Whether that changed.
+    pub(crate) fn update_in_sync(
+        &mut self,
+        now: Now,
+        lag_ms_max: i64,
+        raft: &Group,
+        is_alive: impl Fn(NodeId) -> bool,
+    ) -> bool {
+        let last_seen = std::mem::replace(&mut self.last_seen, raft.last_index());
+        for follower in raft.followers() {
+            if !is_alive(follower.node) {
+                self.caught_up_us.remove(&follower.node);
+            } else if follower.matched >= last_seen {
+                self.caught_up_us.insert(follower.node, now.mono_us);
+            }
+        }
+        let in_time = |at_us: &u64| now.mono_us <= at_us + lag_ms_max.unsigned_abs() * 1_000;
+        let own = self.role.leader;
+        let is_in_sync =
+            |node: &NodeId| Some(*node) == own || self.caught_up_us.get(node).is_some_and(in_time);
+        let in_sync: Arc<[NodeId]> = raft.voters().iter().copied().filter(is_in_sync).collect();
+        let has_changed = in_sync != self.in_sync;
+        self.in_sync = in_sync;
+        has_changed
+    }
+
+    /// What this replica knows of the group's leader, for everybody.
+    pub(crate) fn leader_change(&self, group: GroupId, node: NodeId) -> LeaderChange {
+        let Role { term, leader, serving } = self.role;
+        LeaderChange {
+            group,
+            term,
+            leader: leader.filter(|leader| *leader != node || serving),
+            in_sync: if serving { Arc::clone(&self.in_sync) } else { Arc::default() },
+        }
     }
 
     /// Whether nothing that this node proposed waits for its commit.
@@ -196,13 +272,20 @@ impl PartitionHost {
         let index = proposed.map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
         self.partition.on_proposed(&header, now.wall_ms);
         let waiters = write.map(|write| Waiter::Coordinator { write }).into_iter().collect();
-        self.proposals.push_back(Proposal { index, term: self.role.term, base: Some(base), waiters });
+        self.proposals.push_back(Proposal {
+            index,
+            term: self.role.term,
+            proposed_us: now.mono_us,
+            base: Some(base),
+            waiters,
+        });
         Ok(())
     }
 
     /// Proposes a new start of the log, for DeleteRecords (`asker`) or for retention.
     pub(crate) fn move_log_start(
         &mut self,
+        now: Now,
         raft: &mut Group,
         offset: Offset,
         asker: Option<Asker>,
@@ -216,7 +299,13 @@ impl PartitionHost {
         let index =
             raft.propose(Command::LogStart(offset).encode(), bytes::Bytes::new()).map_err(propose_error)?;
         let waiters = asker.map(|asker| Waiter::DeleteRecords { asker }).into_iter().collect();
-        self.proposals.push_back(Proposal { index, term: self.role.term, base: None, waiters });
+        self.proposals.push_back(Proposal {
+            index,
+            term: self.role.term,
+            proposed_us: now.mono_us,
+            base: None,
+            waiters,
+        });
         Ok(())
     }
 
@@ -234,6 +323,9 @@ impl PartitionHost {
         while self.proposals.front().is_some_and(|proposal| proposal.index <= index) {
             let proposal = self.proposals.pop_front().expect("it was just seen");
             let is_it = proposal.index == index && proposal.term == term;
+            if is_it {
+                self.commit_seconds.record(now.mono_us.saturating_sub(proposal.proposed_us) as f64 / 1e6);
+            }
             for waiter in proposal.waiters {
                 let outcome = if is_it { Ok(()) } else { Err(self.not_leader()) };
                 self.answer(waiter, outcome, answers, written);
@@ -298,7 +390,7 @@ fn append_rules(config: &TopicConfig) -> AppendRules {
 fn propose_error(error: ProposeError) -> PartitionError {
     match error {
         ProposeError::NotLeader => ErrorCode::NotLeaderOrFollower.into(),
-        // Nothing was appended; the client backs off and retries.
-        ProposeError::Busy => ErrorCode::ThrottlingQuotaExceeded.into(),
+        // A majority does not keep up. Nothing was appended, and the client tries again.
+        ProposeError::Busy => ErrorCode::NotEnoughReplicas.into(),
     }
 }

@@ -6,7 +6,7 @@ use log::segment::{self, ReadPlan};
 use partition::SegmentPosition;
 use protocol::batch::{self, BatchHeader, HEADER_BYTES};
 use types::limits::{DECOMPRESSED_BYTES_MAX, DISK_REQUEST_BYTES_MAX, FETCH_BYTES_MAX};
-use types::{GroupId, Offset};
+use types::{GroupId, NodeId, Offset};
 
 use crate::event::DiskRequest;
 use crate::partition_host::Asker;
@@ -20,6 +20,8 @@ pub(crate) enum Want {
     Timestamp { asker: Asker, timestamp_ms: i64 },
     /// The next records of a coordinator's partition.
     Load { limit: Offset },
+    /// Batches for a replica that lacks them.
+    Pull { peer: NodeId, limit: Offset, max_bytes: usize },
 }
 
 /// A read of one segment under way.
@@ -50,7 +52,9 @@ pub(crate) enum Progress {
 impl Read {
     pub(crate) fn new(group: GroupId, want: Want, offset: Offset, segment: SegmentPosition) -> Read {
         let length = match want {
-            Want::Fetch { max_bytes, .. } => max_bytes.clamp(HEADER_BYTES, FETCH_BYTES_MAX),
+            Want::Fetch { max_bytes, .. } | Want::Pull { max_bytes, .. } => {
+                max_bytes.clamp(HEADER_BYTES, FETCH_BYTES_MAX)
+            }
             Want::Timestamp { .. } | Want::Load { .. } => DISK_REQUEST_BYTES_MAX,
         };
         Read { group, want, offset, segment, position: segment.position.map(u64::from), length }
@@ -68,6 +72,11 @@ impl Read {
         }
     }
 
+    /// The most that the request brings into memory; index files are mapped.
+    pub(crate) fn bytes(&self) -> usize {
+        if self.position.is_some() { self.length } else { 0 }
+    }
+
     /// The index files of a complete segment.
     pub(crate) fn on_indexes(mut self, offsets: &[u8], times: &[u8]) -> Progress {
         let base = self.segment.segment;
@@ -75,7 +84,7 @@ impl Read {
             Want::Timestamp { timestamp_ms, .. } => {
                 segment::position_for_timestamp(offsets, times, base, timestamp_ms, self.offset)
             }
-            Want::Fetch { .. } | Want::Load { .. } => {
+            Want::Fetch { .. } | Want::Load { .. } | Want::Pull { .. } => {
                 segment::position_for_offset(offsets, base, self.offset)
             }
         };
@@ -92,7 +101,9 @@ impl Read {
     pub(crate) fn on_bytes(mut self, chunk: Bytes) -> Progress {
         let position = self.position.expect("a piece was asked for");
         let plan = match self.want {
-            Want::Fetch { limit, max_bytes, .. } => segment::plan_read(&chunk, self.offset, limit, max_bytes),
+            Want::Fetch { limit, max_bytes, .. } | Want::Pull { limit, max_bytes, .. } => {
+                segment::plan_read(&chunk, self.offset, limit, max_bytes)
+            }
             Want::Load { limit } => segment::plan_read(&chunk, self.offset, limit, usize::MAX),
             Want::Timestamp { timestamp_ms, .. } => {
                 segment::plan_timestamp_search(&chunk, timestamp_ms, self.offset)

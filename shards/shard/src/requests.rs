@@ -5,9 +5,9 @@ use broker::{
     ProduceOp,
 };
 use bytes::Bytes;
-use partition::{Position, TimestampPosition};
+use partition::{Position, ReadError, TimestampPosition};
 use protocol::messages::ErrorCode;
-use types::limits::{STALLED_BYTES_MAX, WAL_FLUSH_BYTES_MAX};
+use types::limits::{READS_PER_FETCH_MAX, STALLED_BYTES_MAX, WAL_FLUSH_BYTES_MAX};
 use types::{GroupId, Now, Offset, ShardId};
 
 use crate::partition_host::{Asker, PartitionHost};
@@ -38,6 +38,16 @@ impl Shard {
     fn serving(&mut self, group: GroupId) -> Result<&mut PartitionHost, PartitionError> {
         match self.hosted.get_mut(&group).and_then(Hosted::partition) {
             Some((_, host)) if host.role.serving => Ok(host),
+            Some((_, host)) => Err(host.not_leader()),
+            None => Err(ErrorCode::UnknownTopicOrPartition.into()),
+        }
+    }
+
+    /// The partition of a group that a fetch may read here: that of its leader, or of any replica that has one.
+    fn readable(&mut self, item: &FetchItem) -> Result<&mut PartitionHost, PartitionError> {
+        let node = self.node;
+        match self.hosted.get_mut(&item.group).and_then(Hosted::partition) {
+            Some((_, host)) if host.role.serving || (item.may_follow && host.follows(node)) => Ok(host),
             Some((_, host)) => Err(host.not_leader()),
             None => Err(ErrorCode::UnknownTopicOrPartition.into()),
         }
@@ -110,7 +120,9 @@ impl Shard {
         let mut found_any = false;
         let job = self.disk.next_job();
         for item in op.items.iter() {
-            match self.fetch_one(job, item, bytes_left, found_any) {
+            // Where no more is read from the disk, what is there may still go to the others.
+            let may_read = from_disk.len() < READS_PER_FETCH_MAX;
+            match self.fetch_one(job, item, bytes_left, found_any, may_read) {
                 Fetched::Now(fetched) => {
                     let bytes = fetched.records.iter().map(Bytes::len).sum::<usize>();
                     found_any |= bytes > 0;
@@ -136,7 +148,14 @@ impl Shard {
         self.answers.push((asker, OpResult::Fetch { partitions: results, waiting }));
     }
 
-    fn fetch_one(&mut self, job: u64, item: &FetchItem, bytes_left: usize, found_any: bool) -> Fetched {
+    fn fetch_one(
+        &mut self,
+        job: u64,
+        item: &FetchItem,
+        bytes_left: usize,
+        found_any: bool,
+        may_read: bool,
+    ) -> Fetched {
         let mut fetched = FetchedPartition {
             slot: item.slot,
             error: None,
@@ -145,7 +164,7 @@ impl Shard {
             diverging: None,
             records: Vec::new(),
         };
-        let host = match self.serving(item.group) {
+        let host = match self.readable(item) {
             Ok(host) => host,
             Err(error) => {
                 fetched.error = Some(error);
@@ -165,6 +184,12 @@ impl Shard {
         }
         let max_bytes = item.max_bytes.min(bytes_left);
         match partition.locate(item.offset) {
+            // A follower may not know yet what its leader has told the client.
+            Err(ReadError::OutOfRange { offset, high_watermark, .. })
+                if !host.role.serving && offset > high_watermark =>
+            {
+                Fetched::Now(fetched)
+            }
             Err(error) => {
                 fetched.error = Some(error.into());
                 Fetched::Now(fetched)
@@ -180,6 +205,7 @@ impl Shard {
                 }
                 Fetched::Now(fetched)
             }
+            Ok(Position::Disk(_)) if !may_read => Fetched::Now(fetched),
             Ok(Position::Disk(segment)) => {
                 let limit = partition.high_watermark();
                 let want = Want::Fetch { job, slot: item.slot, limit, max_bytes };
@@ -196,8 +222,8 @@ impl Shard {
         }
         let key = (asker.shard, asker.token.request);
         let groups: Vec<GroupId> = op.items.iter().map(|item| item.group).collect();
-        for group in &groups {
-            if let Ok(host) = self.serving(*group) {
+        for item in op.items.iter() {
+            if let Ok(host) = self.readable(item) {
                 host.fetch_waits.insert(key);
             }
         }
@@ -341,7 +367,7 @@ impl Shard {
         Ok(end.map_or((-1, -1), |(epoch, offset)| (epoch, offset.0)))
     }
 
-    pub(crate) fn on_delete_records(&mut self, asker: Asker, group: GroupId, offset: i64) {
+    pub(crate) fn on_delete_records(&mut self, now: Now, asker: Asker, group: GroupId, offset: i64) {
         let result = match self.hosted.get_mut(&group).and_then(Hosted::partition) {
             None => Err(ErrorCode::UnknownTopicOrPartition.into()),
             Some((raft, host)) => {
@@ -349,7 +375,7 @@ impl Shard {
                     -1 => host.partition.high_watermark(),
                     offset => Offset(offset),
                 };
-                host.move_log_start(raft, offset, Some(asker))
+                host.move_log_start(now, raft, offset, Some(asker))
             }
         };
         match result {

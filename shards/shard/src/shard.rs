@@ -7,16 +7,17 @@ use broker::{Broker, BrokerConfig, MetadataOp, Op, OpResult, OpToken, Output, Pr
 use log::wal::{Recovered, RecoveredGroup};
 use metadata::{MetadataImage, StaticSettings};
 use partition::Partition;
-use protocol::messages::ErrorCode;
 use raft_group::{Group, GroupOptions};
 use types::hash::mix64;
-use types::limits::BATCH_BYTES_MAX;
 use types::{GroupId, NodeId, Now, ShardId};
 
 use crate::disk::DiskWork;
-use crate::event::{Effect, Event, FatalReason, LeaderChange, ShardMessage};
-use crate::metadata_host::{MetadataHost, Registration};
+use crate::event::{Effect, Event, FatalReason, LeaderChange, PeerAddress, ShardMessage};
+use crate::leadership::Handover;
+use crate::metadata_host::{MetadataHost, Registration, logged_directories};
 use crate::partition_host::{Answer, Asker, PartitionHost};
+use crate::peers::Peers;
+use crate::raft_metrics::RaftMetrics;
 use crate::wal::Wal;
 
 /// What a shard is told at its start.
@@ -30,6 +31,17 @@ pub struct ShardConfig {
     pub settings: StaticSettings,
     /// What this node tells the cluster of itself.
     pub registration: Registration,
+    /// The other nodes, ascending; empty for a broker that is alone.
+    pub peers: Vec<PeerAddress>,
+    /// The voters of the metadata group, ascending, as the data directory remembers them.
+    pub metadata_voters: Vec<NodeId>,
+    /// Whether this node may begin a cluster, or has been in one before; otherwise it waits for one that finds it.
+    pub may_begin_cluster: bool,
+    /// A follower that was not caught up for so many milliseconds is out of sync [`replica.lag.time.max.ms`].
+    pub replica_lag_ms_max: i64,
+    /// Milliseconds between two looks at whether partitions are led by their first replicas
+    /// [`leader.imbalance.check.interval.seconds`]; `None` where nobody looks [`auto.leader.rebalance.enable`].
+    pub leader_balance_interval_ms: Option<i64>,
     /// The source of all ids and time-outs; differs at each start of the process.
     pub seed: u64,
 }
@@ -38,6 +50,8 @@ pub struct ShardConfig {
 pub(crate) struct Hosted {
     pub raft: Group,
     pub machine: Machine,
+    /// The leader's node has connected anew: until its word comes, it may have ceased to lead.
+    pub awaits_leader: bool,
 }
 
 /// What a group replicates.
@@ -51,6 +65,14 @@ impl Hosted {
         match &mut self.machine {
             Machine::Partition(host) => Some((&mut self.raft, host)),
             Machine::Metadata(_) => None,
+        }
+    }
+
+    /// How many replicas are in sync, of a partition that this node leads.
+    pub(crate) fn in_sync(&self) -> Option<usize> {
+        match &self.machine {
+            Machine::Partition(host) if host.role.serving => Some(host.in_sync.len()),
+            _ => None,
         }
     }
 }
@@ -74,6 +96,10 @@ pub struct Shard {
     /// What the WAL holds of groups that the metadata has not named yet.
     recovered: BTreeMap<GroupId, RecoveredGroup>,
     pub(crate) image: Arc<MetadataImage>,
+    pub(crate) peers: Peers,
+    pub(crate) raft_metrics: RaftMetrics,
+    /// Replicas that pull what they lack.
+    pub(crate) pulling: BTreeSet<GroupId>,
     pub(crate) wal: Wal,
     pub(crate) disk: DiskWork,
     pub(crate) dirty: BTreeSet<GroupId>,
@@ -85,6 +111,8 @@ pub struct Shard {
     pub(crate) stalled_bytes: usize,
     pub(crate) answers: Vec<Answer>,
     pub(crate) effects: Vec<Effect>,
+    /// Set while the process ends and hands over what it leads.
+    pub(crate) handover: Option<Handover>,
     pub(crate) is_shutting_down: bool,
     is_shut_down: bool,
 }
@@ -100,6 +128,9 @@ impl Shard {
             hosted: BTreeMap::new(),
             recovered: recovered.groups,
             image: Arc::new(MetadataImage::default()),
+            peers: Peers::new(now, &config.peers, config.leader_balance_interval_ms),
+            raft_metrics: RaftMetrics::new(config.shard),
+            pulling: BTreeSet::new(),
             wal,
             disk: DiskWork::new(now, config.broker.retention_check_interval_ms),
             dirty: BTreeSet::new(),
@@ -109,14 +140,16 @@ impl Shard {
             stalled_bytes: 0,
             answers: Vec::new(),
             effects: Vec::new(),
+            handover: None,
             is_shutting_down: false,
             is_shut_down: false,
             config,
         };
         shard.refuse_strangers();
         if shard.config.broker.layout.metadata_shard() == shard.config.shard {
-            shard.host_metadata();
+            shard.host_metadata(now);
         }
+        shard.begin_peers();
         shard.end_turn(now);
         effects.append(&mut shard.effects);
         shard
@@ -136,9 +169,11 @@ impl Shard {
     pub fn step(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Connected { connection, client_host } => self.broker.on_connected(connection, client_host),
-            Event::Disconnected { connection } => self.broker.on_disconnected(connection),
+            Event::Disconnected { connection } => self.broker.on_disconnected(now, connection),
             Event::Frame { connection, frame } => self.broker.on_frame(now, connection, frame),
-            Event::ResponseSent { connection, bytes } => self.broker.on_response_sent(connection, bytes),
+            Event::ResponseSent { connection, bytes } => {
+                self.broker.on_response_sent(now, connection, bytes);
+            }
             Event::FromShard { from, message } => self.on_message(now, from, message),
             Event::WalFlushed { flush } => self.on_wal_flushed(now, flush),
             Event::WalFileReady { file, result } => {
@@ -147,6 +182,11 @@ impl Shard {
                 }
             }
             Event::Disk { token, result } => self.on_disk(now, token, result),
+            Event::PeerConnected { peer } => self.on_peer_connected(now, peer),
+            Event::PeerDisconnected { peer, has_ended } => self.on_peer_disconnected(now, peer, has_ended),
+            Event::PeerJoined { peer } => self.on_peer_joined(now, peer),
+            Event::FromPeer { peer, frame } => self.on_peer_frame(now, peer, frame),
+            Event::PeerSent { peer, bytes } => self.on_peer_sent(peer, bytes),
             Event::TurnEnded => self.end_turn(now),
             Event::DeadlineReached => self.on_deadline(now),
             Event::ShutdownRequested => self.on_shutdown(now),
@@ -175,6 +215,8 @@ impl Shard {
             self.broker.next_deadline_us(),
             self.wal.next_deadline_us(),
             self.disk.next_deadline_us(),
+            self.peers.next_deadline_us(),
+            self.handover.map(|handover| handover.next_deadline_us()),
             metadata,
         ];
         coordinators.chain(own.into_iter().flatten()).min()
@@ -197,6 +239,14 @@ impl Shard {
     }
 
     fn on_shutdown(&mut self, now: Now) {
+        match self.config.peers.is_empty() {
+            true => self.finish_accepted(now),
+            false => self.begin_handover(now),
+        }
+    }
+
+    /// Nothing new is accepted any more, and what was is finished.
+    pub(crate) fn finish_accepted(&mut self, now: Now) {
         self.is_shutting_down = true;
         for group in self.coordinators.clone() {
             self.resign_coordinator(group);
@@ -209,14 +259,11 @@ impl Shard {
         self.broker.on_deadline(now);
         self.wal.on_deadline(now, &mut self.effects);
         self.on_disk_deadline(now);
+        self.on_peers_deadline(now);
         for group in self.coordinators.clone() {
             self.on_coordinator_timer(now, group);
         }
-        if let Some(Hosted { machine: Machine::Metadata(host), .. }) = self.hosted.get_mut(&GroupId::METADATA)
-        {
-            let answers = host.on_deadline(now.mono_us);
-            self.answers.extend(answers);
-        }
+        self.on_metadata_deadline(now);
     }
 
     fn on_message(&mut self, now: Now, from: ShardId, message: ShardMessage) {
@@ -225,6 +272,8 @@ impl Shard {
             ShardMessage::OpDone { token, result } => self.broker.on_op_result(now, token, result),
             ShardMessage::Image(image) => self.on_image(now, image),
             ShardMessage::Leader(change) => self.on_leader(change),
+            ShardMessage::Alive(alive) => self.on_alive(now, alive),
+            ShardMessage::FromPeer { peer, message } => self.on_peer_message(now, peer, message),
         }
     }
 
@@ -284,7 +333,7 @@ impl Shard {
                 let result = self.offset_for_leader_epoch(group, current_leader_epoch, leader_epoch);
                 self.answers.push((asker, OpResult::OffsetForLeaderEpoch(result)));
             }
-            Op::DeleteRecords { group, offset } => self.on_delete_records(asker, group, offset),
+            Op::DeleteRecords { group, offset } => self.on_delete_records(now, asker, group, offset),
             Op::DescribeProducers { group } => {
                 let result = self.describe_producers(group);
                 self.answers.push((asker, OpResult::DescribeProducers(result)));
@@ -301,32 +350,41 @@ impl Shard {
             }
             Op::Group(op) => self.on_group_request(now, asker, op),
             Op::Metadata(MetadataOp::Propose { command, deadline_us }) => {
-                let proposed = self.propose_metadata(command, Some((asker, deadline_us)));
-                if let Err(error) = proposed {
-                    self.answers.push((asker, OpResult::Metadata(Err(error))));
-                }
+                self.change_metadata(&command, Some((asker, deadline_us)));
+            }
+            Op::Metadata(MetadataOp::HandOver { group, from, to, deadline_us }) => {
+                self.await_hand_over(group, to, (asker, deadline_us));
+                self.ask_hand_over(from, group, to);
             }
         }
     }
 
-    fn host_metadata(&mut self) {
+    fn host_metadata(&mut self, now: Now) {
         let recovered = self.recovered.remove(&GroupId::METADATA);
         let snapshot =
             recovered.as_ref().and_then(|group| group.checkpoint.as_ref()).map(|c| c.state.clone());
-        let host = match MetadataHost::new(self.config.settings.clone(), snapshot.as_deref()) {
+        let mut host = match MetadataHost::new(self.config.settings.clone(), snapshot.as_deref()) {
             Ok(host) => host,
             Err(why) => return self.fatal(FatalReason::Damaged(why)),
         };
-        let raft = self.new_group(GroupId::METADATA, vec![self.node], recovered);
-        self.hosted.insert(GroupId::METADATA, Hosted { raft, machine: Machine::Metadata(Box::new(host)) });
+        if !self.config.peers.is_empty() {
+            // Before anybody is talked to, and all at once.
+            let mut directories = host.directories();
+            let logged = recovered.as_ref().map(|group| logged_directories(&group.entries));
+            directories.extend(logged.unwrap_or_default());
+            self.effects.push(Effect::KnownDirectories { directories });
+        }
+        let raft = self.new_group(GroupId::METADATA, self.config.metadata_voters.clone(), recovered);
+        let machine = Machine::Metadata(Box::new(host));
+        self.hosted.insert(GroupId::METADATA, Hosted { raft, machine, awaits_leader: false });
+        self.watch_ticks(now, GroupId::METADATA);
     }
 
     /// A group of which this node is a voter. The only voter, and the first replica of a new group, campaign at once.
     fn new_group(&mut self, group: GroupId, voters: Vec<NodeId>, recovered: Option<RecoveredGroup>) -> Group {
-        let is_new = recovered.is_none();
+        let is_new = recovered.is_none() && group != GroupId::METADATA;
         let is_first = voters.first() == Some(&self.node);
-        let options = GroupOptions { group, node: self.node, voters, seed: self.config.seed };
-        let mut raft = Group::new(options, recovered);
+        let mut raft = Group::new(GroupOptions { group, node: self.node, voters }, recovered);
         if raft.is_single_voter() || (is_new && is_first) {
             raft.campaign();
         }
@@ -337,6 +395,10 @@ impl Shard {
     /// A newer image: the groups that it places here are to be hosted, and no others.
     pub(crate) fn on_image(&mut self, now: Now, image: Arc<MetadataImage>) {
         let before = std::mem::replace(&mut self.image, Arc::clone(&image));
+        if !self.config.peers.is_empty() && !before.directories().eq(image.directories()) {
+            let directories = image.directories().collect();
+            self.effects.push(Effect::KnownDirectories { directories });
+        }
         if !self.coordinators.is_empty() {
             for topic in before.topics().filter(|topic| image.topic_by_id(topic.id).is_none()) {
                 self.forget_topic_offsets(now, &topic.name);
@@ -347,18 +409,27 @@ impl Shard {
             .keys()
             .chain(self.recovered.keys())
             .copied()
-            .filter(|group| *group != GroupId::METADATA && image.partition_of_group(*group).is_none())
+            // A group that the image has not allocated yet is one that it does not know of, not one that is gone.
+            .filter(|group| *group != GroupId::METADATA && !image.may_allocate(*group))
+            .filter(|group| image.partition_of_group(*group).is_none())
             .collect();
         for group in gone {
             self.remove_partition(group);
         }
+        // A group without a trace in the WAL may be new here, or deleted by a change that an image from before the last
+        // start lacks. Made anew, it would vote again in terms in which it has voted.
+        let is_current = image
+            .broker(self.node)
+            .is_some_and(|broker| broker.incarnation == self.config.broker.incarnation);
         for topic in image.topics() {
             for (index, partition) in (0i32..).zip(&topic.partitions) {
                 let here = self.config.broker.layout.shard_of(partition.group) == self.config.shard
                     && partition.replicas.contains(&self.node);
                 match self.hosted.get_mut(&partition.group) {
                     Some(Hosted { machine: Machine::Partition(host), .. }) => host.topic = Arc::clone(topic),
-                    None if here => self.host_partition(topic, index, partition.group),
+                    None if here && (is_current || self.recovered.contains_key(&partition.group)) => {
+                        self.host_partition(now, topic, index, partition.group)
+                    }
                     _ => {}
                 }
             }
@@ -366,7 +437,7 @@ impl Shard {
         self.broker.on_image(image);
     }
 
-    fn host_partition(&mut self, topic: &Arc<metadata::Topic>, index: i32, group: GroupId) {
+    fn host_partition(&mut self, now: Now, topic: &Arc<metadata::Topic>, index: i32, group: GroupId) {
         let recovered = self.recovered.remove(&group);
         let checkpoint = recovered.as_ref().and_then(|recovered| recovered.checkpoint.as_ref());
         let partition = match checkpoint.map(|c| Partition::restore(c.index, &c.state)) {
@@ -380,21 +451,29 @@ impl Shard {
         let is_new = recovered.is_none();
         let replicas = topic.partitions[index as usize].replicas.clone();
         let raft = self.new_group(group, replicas, recovered);
-        let host = PartitionHost::new(Arc::clone(topic), partition, raft.role());
-        let deletable_below = host.partition.deletable_below();
-        self.hosted.insert(group, Hosted { raft, machine: Machine::Partition(Box::new(host)) });
+        let mut host = PartitionHost::new(
+            Arc::clone(topic),
+            partition,
+            raft.role(),
+            self.raft_metrics.commit_seconds.clone(),
+        );
+        let retired = host.partition.take_retired_segments();
+        let machine = Machine::Partition(Box::new(host));
+        self.hosted.insert(group, Hosted { raft, machine, awaits_leader: false });
+        self.watch_ticks(now, group);
         if is_new {
             self.create_folder(group);
         }
-        if let Some(limit) = deletable_below {
-            self.remove_segments(group, limit);
-        }
+        self.remove_segments(group, retired);
+        self.deliver_early(now, group);
     }
 
     /// The topic of a partition is deleted: whoever waits hears of it, and its data goes.
     fn remove_partition(&mut self, group: GroupId) {
         self.recovered.remove(&group);
         self.dirty.remove(&group);
+        self.peers.forget_group(group);
+        self.pulling.remove(&group);
         if let Some(mut hosted) = self.hosted.remove(&group)
             && let Some((_, host)) = hosted.partition()
         {
@@ -416,12 +495,13 @@ impl Shard {
         }
     }
 
-    fn on_leader(&mut self, change: LeaderChange) {
-        self.broker.on_leader(change.group, change.term, change.leader);
+    pub(crate) fn on_leader(&mut self, change: LeaderChange) {
+        let LeaderChange { group, term, leader, in_sync } = change.clone();
+        self.broker.on_leader(group, term, leader, in_sync);
         if let Some(Hosted { machine: Machine::Metadata(host), .. }) = self.hosted.get_mut(&GroupId::METADATA)
         {
-            let answers = host.on_leader(change);
-            self.send_to_all(|| ShardMessage::Leader(change));
+            let answers = host.on_leader(self.node, change.clone());
+            self.send_to_all(|| ShardMessage::Leader(change.clone()));
             self.answers.extend(answers);
         }
     }
@@ -433,33 +513,5 @@ impl Shard {
                 self.effects.push(Effect::SendToShard { to: shard, message: message() });
             }
         }
-    }
-
-    /// Proposes a change of the metadata. The answer comes later, through the metadata host.
-    pub(crate) fn propose_metadata(
-        &mut self,
-        command: metadata::Command,
-        asker: Option<(Asker, u64)>,
-    ) -> Result<(), ErrorCode> {
-        let Some(Hosted { raft, machine: Machine::Metadata(host) }) = self.hosted.get_mut(&GroupId::METADATA)
-        else {
-            return Err(ErrorCode::NotController);
-        };
-        let data = command.encode();
-        if data.len() > BATCH_BYTES_MAX {
-            return Err(ErrorCode::MessageTooLarge);
-        }
-        // What this node proposes for itself is small and must not be lost to a full WAL.
-        if asker.is_some() && !self.wal.has_room(data.len()) {
-            return Err(ErrorCode::KafkaStorageError);
-        }
-        let role = raft.role();
-        if !role.serving {
-            return Err(ErrorCode::NotController);
-        }
-        let index = raft.propose(bytes::Bytes::new(), data).map_err(|_| ErrorCode::NotController)?;
-        host.on_proposed(index, role.term, asker);
-        self.dirty.insert(GroupId::METADATA);
-        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use raft_group::{Entry, Role};
 use types::{GroupId, LogIndex, Now, Term};
 
 use crate::coordinator_host::CoordinatorHost;
-use crate::event::{Effect, FatalReason, LeaderChange, ShardMessage};
+use crate::event::FatalReason;
 use crate::partition_host::{Answer, PartitionHost, WrittenRecords};
 use crate::shard::{Hosted, Machine, Shard};
 use crate::wal::Unit;
@@ -29,23 +29,27 @@ impl Shard {
         }
         self.relieve_wal();
         self.start_flushes(now);
+        if self.handover.is_some() {
+            self.continue_handover(now);
+        }
+        self.send_leaders();
+        // A leader's entries are on their way to the others while it writes them itself.
+        self.peers.flush(&mut self.effects);
         self.wal.flush(&mut self.effects);
     }
 
     /// A flush is durable: its groups go on, and the next flush starts at once with what has gathered.
     pub(crate) fn on_wal_flushed(&mut self, now: Now, flush: u64) {
         for unit in self.wal.on_flushed(flush) {
-            if let Some(limit) = unit.deletable_below {
-                self.remove_segments(unit.group, limit);
-            }
+            self.remove_segments(unit.group, unit.retired_segments);
             let Some(hosted) = self.hosted.get_mut(&unit.group) else { continue };
-            if let Some(number) = unit.number {
-                let messages = hosted.raft.on_persisted(number);
-                assert!(messages.is_empty(), "a group of one voter has nobody to write to");
-                self.dirty.insert(unit.group);
-            }
             if let (Some((_, host)), Some(index)) = (hosted.partition(), unit.last_entry) {
                 host.on_durable(index, &mut self.answers);
+            }
+            if let Some(number) = unit.number {
+                let messages = hosted.raft.on_persisted(number);
+                self.dirty.insert(unit.group);
+                self.send_raft(unit.group, messages);
             }
         }
         self.end_turn(now);
@@ -53,25 +57,35 @@ impl Shard {
 
     /// Empties one group of its work.
     pub(crate) fn drive(&mut self, now: Now, group: GroupId) {
-        let Some(hosted) = self.hosted.get_mut(&group) else { return };
         let mut committed = Vec::new();
-        while hosted.raft.has_work() {
-            let work = hosted.raft.take_work();
-            assert!(work.messages.is_empty(), "a group of one voter has nobody to write to");
+        while let Some(hosted) = self.hosted.get_mut(&group).filter(|hosted| hosted.raft.has_work()) {
+            let mut work = hosted.raft.take_work();
             committed.extend(work.committed);
+            if let Some(snapshot) = work.snapshot {
+                assert!(
+                    committed.is_empty(),
+                    "nothing is committed before the snapshot and applied after it"
+                );
+                let Some(checkpoint) = self.install_snapshot(group, snapshot) else { return };
+                work.records.splice(0..0, checkpoint);
+            }
             if !work.records.is_empty() {
                 let number = Some(work.number);
                 let (records, must_sync) = (work.records, work.must_sync);
-                self.wal.push(Unit { group, number, records, must_sync, deletable_below: None });
+                self.wal.push(Unit { group, number, records, must_sync, retired_segments: Vec::new() });
             }
+            self.send_raft(group, work.messages);
         }
+        let Some(hosted) = self.hosted.get_mut(&group) else { return };
         if let Some((_, host)) = hosted.partition() {
             self.wal.on_driven(std::mem::take(&mut host.undriven_bytes));
         }
         for entry in committed {
             self.apply(now, group, entry);
         }
+        self.offer_snapshot(group);
         self.watch_role(now, group);
+        self.watch_ticks(now, group);
     }
 
     fn apply(&mut self, now: Now, group: GroupId, entry: Entry) {
@@ -108,7 +122,7 @@ impl Shard {
                 self.consider_flush(now, group);
             }
             Applied::LogStart(_) => self.remove_old_segments(group),
-            Applied::TermStart => {}
+            Applied::TermStart | Applied::Known => {}
         }
         self.on_records_written(now, group, written);
     }
@@ -118,18 +132,7 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&group) else { return };
         let role = hosted.raft.role();
         match &mut hosted.machine {
-            Machine::Metadata(host) => {
-                if !role.serving {
-                    let answers = host.on_resigned();
-                    self.answers.extend(answers);
-                    return;
-                }
-                for command in host.plan_registration(role.term, &self.config.registration) {
-                    if let Err(error) = self.propose_metadata(command, None) {
-                        self.effects.push(Effect::Warn(format!("this node cannot register: {error:?}")));
-                    }
-                }
-            }
+            Machine::Metadata(_) => self.watch_metadata_role(role),
             Machine::Partition(host) => {
                 if host.role == role {
                     return;
@@ -138,60 +141,9 @@ impl Shard {
                 on_role(host, role, &mut answers, &mut written);
                 self.answers.extend(answers);
                 self.on_records_written(now, group, written);
-                self.report_leader(LeaderChange {
-                    group,
-                    term: role.term,
-                    leader: role.leader.filter(|leader| *leader != self.node || role.serving),
-                });
+                self.begin_leading(now, group);
                 self.watch_coordinator(now, group, role);
             }
-        }
-    }
-
-    /// Publishes a changed image to all shards, then gives the answers that depend on it.
-    fn publish_metadata(&mut self, now: Now) {
-        let Some(Hosted { raft, machine: Machine::Metadata(host) }) = self.hosted.get_mut(&GroupId::METADATA)
-        else {
-            return;
-        };
-        // Until this node leads, what was applied may be older than what is committed, and groups that are missing
-        // from it may exist.
-        if !raft.role().serving && raft.is_single_voter() {
-            return;
-        }
-        if let Some(image) = host.take_image() {
-            self.send_to_all(|| ShardMessage::Image(std::sync::Arc::clone(&image)));
-            self.on_image(now, image);
-        }
-        let Some(Hosted { machine: Machine::Metadata(host), .. }) = self.hosted.get_mut(&GroupId::METADATA)
-        else {
-            return;
-        };
-        let answers = host.take_answers();
-        self.answers.extend(answers);
-        self.checkpoint_metadata(false);
-    }
-
-    /// Writes the metadata's state to the WAL, so that the entries before it may go.
-    pub(crate) fn checkpoint_metadata(&mut self, forced: bool) {
-        let Some(Hosted { raft, machine: Machine::Metadata(host) }) = self.hosted.get_mut(&GroupId::METADATA)
-        else {
-            return;
-        };
-        let Some(state) = host.take_checkpoint(forced) else { return };
-        let index = raft.applied();
-        let term = raft.term_of(index).expect("the last applied entry is retained");
-        raft.compact(index);
-        let records = vec![Record::Checkpoint { group: GroupId::METADATA, index, term, state }];
-        // Forced, it frees a WAL file that somebody may wait for.
-        self.wal.push(Unit::of_shard(GroupId::METADATA, records, forced));
-    }
-
-    /// Writes a checkpoint of what the metadata's last one lacks. The one that frees a file may still be on its way.
-    fn checkpoint_new_metadata(&mut self) {
-        let is_new = |raft: &raft_group::Group| raft.applied() > raft.compacted().0;
-        if self.hosted.get(&GroupId::METADATA).is_some_and(|hosted| is_new(&hosted.raft)) {
-            self.checkpoint_metadata(true);
         }
     }
 
@@ -217,8 +169,8 @@ impl Shard {
     fn log_state_again(&mut self, group: GroupId) {
         let Some(hosted) = self.hosted.get_mut(&group) else { return };
         let mut records = vec![hosted.raft.hard_state_record()];
-        let (compacted, term) = hosted.raft.compacted();
-        if compacted > LogIndex(0) {
+        let (checkpointed, term) = hosted.raft.checkpointed();
+        if checkpointed > LogIndex(0) {
             let state = match &mut hosted.machine {
                 Machine::Partition(host) => host.partition.checkpoint().1,
                 Machine::Metadata(_) => {
@@ -226,7 +178,7 @@ impl Shard {
                     return self.wal.push(Unit::of_shard(group, records, true));
                 }
             };
-            records.push(Record::Checkpoint { group, index: compacted, term, state });
+            records.push(Record::Checkpoint { group, index: checkpointed, term, state });
         }
         self.wal.push(Unit::of_shard(group, records, true));
     }

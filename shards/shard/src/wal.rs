@@ -39,14 +39,14 @@ pub(crate) struct Unit {
     pub records: Vec<Record>,
     /// Whether a flush is started for it, or it may wait for the next one.
     pub must_sync: bool,
-    /// Segments of the group below this offset may go once the records are durable.
-    pub deletable_below: Option<Offset>,
+    /// Retired segments of the group, whose files may go once the records are durable.
+    pub retired_segments: Vec<Offset>,
 }
 
 impl Unit {
     /// Records that are no Raft group's work.
     pub(crate) fn of_shard(group: GroupId, records: Vec<Record>, must_sync: bool) -> Unit {
-        Unit { group, number: None, records, must_sync, deletable_below: None }
+        Unit { group, number: None, records, must_sync, retired_segments: Vec::new() }
     }
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct DurableUnit {
     pub number: Option<u64>,
     /// The last entry in it.
     pub last_entry: Option<LogIndex>,
-    pub deletable_below: Option<Offset>,
+    pub retired_segments: Vec<Offset>,
 }
 
 struct InFlight {
@@ -254,8 +254,8 @@ impl Wal {
                 }
                 builder.push(record);
             }
-            let Unit { group, number, deletable_below, .. } = unit;
-            units.push(DurableUnit { group, number, last_entry, deletable_below });
+            let Unit { group, number, retired_segments, .. } = unit;
+            units.push(DurableUnit { group, number, last_entry, retired_segments });
         }
         assert!(!units.is_empty(), "the file has room for the first unit");
         units

@@ -9,7 +9,7 @@ use protocol::messages::kafka_string;
 use protocol::messages::produce_request::ProduceRequestData;
 use types::Now;
 
-use crate::model::Model;
+use crate::model::{Model, TopicRef};
 use crate::random::Random;
 
 /// A decoded response.
@@ -21,10 +21,26 @@ pub enum Answer {
     Fetch(FetchResponseData),
 }
 
+/// Whom a client wants to talk to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Any node.
+    Any,
+    /// The leader of a partition.
+    Leader {
+        /// The topic's name.
+        topic: String,
+        /// The partition.
+        partition: i32,
+    },
+    /// The coordinator of a consumer group.
+    Coordinator(String),
+}
+
 /// What a client wants of the world.
 pub enum Wish {
-    /// Connect to the node. [`Actor::on_connected`] or [`Actor::on_disconnected`] follows.
-    Connect,
+    /// Connect to a node. [`Actor::on_connected`] or [`Actor::on_disconnected`] follows. It may be another one than wanted.
+    Connect(Target),
     /// Drop the connection. Nothing that was under way is answered.
     Disconnect,
     /// Send a request.
@@ -51,6 +67,10 @@ pub struct Outgoing {
 pub struct Context<'a> {
     /// The clocks.
     pub now: Now,
+    /// The run of the process that the client is connected to.
+    pub run: Option<u64>,
+    /// How many nodes there are.
+    pub nodes: usize,
     /// The client's own randomness.
     pub random: &'a mut Random,
     /// What all clients know together.
@@ -97,8 +117,13 @@ impl Context<'_> {
     }
 
     /// Connects.
-    pub fn connect(&mut self) {
-        self.wishes.push(Wish::Connect);
+    pub fn connect(&mut self, target: Target) {
+        self.wishes.push(Wish::Connect(target));
+    }
+
+    /// The leader of a partition.
+    pub fn leader(&mut self, topic: TopicRef, partition: i32) -> Target {
+        Target::Leader { topic: self.model.topic(topic).name.clone(), partition }
     }
 
     /// Disconnects.

@@ -146,8 +146,9 @@ impl Disk {
             DiskRequest::CreateGroup { .. } | DiskRequest::AppendSegment { .. } if self.is_full => {
                 Err(DiskError::NoSpace)
             }
-            DiskRequest::CreateGroup { group, description } => {
+            DiskRequest::CreateGroup { group, description, segments } => {
                 let folder = self.groups.entry(*group).or_default();
+                folder.segments.retain(|segment, _| segments.contains(segment));
                 folder.description.get_or_insert_with(|| description.clone());
                 Ok(DiskAnswer::Done)
             }
@@ -230,9 +231,10 @@ impl Disk {
                     folder.segments.retain(|_, _| random.percent(50));
                 }
             }
-            DiskRequest::CreateGroup { group, .. } => {
+            DiskRequest::CreateGroup { group, segments, .. } => {
                 if random.percent(50) && !self.is_full {
-                    self.groups.entry(*group).or_default();
+                    let folder = self.groups.entry(*group).or_default();
+                    folder.segments.retain(|segment, _| segments.contains(segment) || random.percent(50));
                 }
             }
             DiskRequest::ReadSegment { .. } | DiskRequest::ReadIndexes { .. } => {}

@@ -10,6 +10,9 @@ struct Arguments {
     /// Run the history of this seed.
     #[arg(long)]
     seed: Option<u64>,
+    /// How many nodes the cluster has.
+    #[arg(long, default_value_t = 3)]
+    nodes: usize,
     /// Print every event of it.
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -27,16 +30,16 @@ fn parse_range(text: &str) -> Result<(u64, u64), String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(seed) = arguments.seed {
-        let outcome = sim::run_seed(seed, arguments.trace);
-        println!("seed {seed}: {outcome:x?}");
+        let outcome = sim::run_seed(seed, arguments.nodes, arguments.trace);
+        println!("seed {seed}: {outcome:?}");
         return ExitCode::SUCCESS;
     }
     let (from, to) = arguments.seeds.unwrap_or((0, 100));
-    run_seeds(from, to)
+    run_seeds(from, to, arguments.nodes)
 }
 
 /// Each in a process of its own, so that one that fails does not end the others.
-fn run_seeds(from: u64, to: u64) -> ExitCode {
+fn run_seeds(from: u64, to: u64, nodes: usize) -> ExitCode {
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => {
@@ -46,7 +49,10 @@ fn run_seeds(from: u64, to: u64) -> ExitCode {
     };
     let mut failed = 0;
     for seed in from..to {
-        let output = Command::new(&program).args(["--seed", &seed.to_string()]).stdin(Stdio::null()).output();
+        let output = Command::new(&program)
+            .args(["--seed", &seed.to_string(), "--nodes", &nodes.to_string()])
+            .stdin(Stdio::null())
+            .output();
         match output {
             Ok(output) if output.status.success() => {}
             Ok(output) => {
@@ -55,7 +61,7 @@ fn run_seeds(from: u64, to: u64) -> ExitCode {
                 let lines = message.lines().filter(|line| !line.trim().is_empty()).take(2);
                 let why: String = lines.collect::<Vec<_>>().join("\n    ").chars().take(600).collect();
                 println!(
-                    "seed {seed} fails: cargo run --profile sim -p sim -- --seed {seed} --trace\n    {why}"
+                    "seed {seed} fails: cargo run --profile sim -p sim -- --seed {seed} --nodes {nodes} --trace\n    {why}"
                 );
             }
             Err(error) => {

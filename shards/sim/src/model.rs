@@ -1,6 +1,6 @@
 //! What the clients know together, and what must therefore hold: the judge of a history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use protocol::batch;
@@ -39,8 +39,12 @@ pub struct TopicModel {
     pub id: Option<TopicId>,
     /// Where it is in its life.
     pub life: Life,
+    /// How many replicas each partition has.
+    pub replication: usize,
     /// Whether retention may move its start.
     pub has_retention: bool,
+    /// Whether all its records go after a while.
+    pub expires: bool,
     /// Whether the broker sets the timestamps.
     pub has_append_time: bool,
     /// Its partitions.
@@ -84,10 +88,13 @@ pub struct PartitionModel {
     pub start_floor: i64,
     /// The furthest start that anybody asked for.
     pub start_asked_max: i64,
+    /// The bounds that each run of a process has told. A follower, and a leader that does not know yet that it was deposed, tell
+    /// older ones than others, but never older ones than they told before.
+    told: BTreeMap<u64, Floor>,
 }
 
 /// The bounds of a partition as they were known when a request was sent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Floor {
     /// Of the high watermark.
     pub end: i64,
@@ -102,11 +109,26 @@ pub struct Committed {
     pub acknowledged: i64,
     /// The last one that was sent.
     pub sent: i64,
+    /// What each run of a process has acknowledged or told.
+    told: BTreeMap<u64, i64>,
+}
+
+impl Committed {
+    /// What a run of a process must know.
+    pub fn told_by(&self, run: u64) -> i64 {
+        self.told.get(&run).copied().unwrap_or(-1)
+    }
+
+    /// A run of a process acknowledged or told an offset.
+    pub fn on_told(&mut self, run: u64, offset: i64) {
+        let told = self.told.entry(run).or_insert(-1);
+        *told = offset.max(*told);
+    }
 }
 
 impl Default for Committed {
     fn default() -> Committed {
-        Committed { acknowledged: -1, sent: -1 }
+        Committed { acknowledged: -1, sent: -1, told: BTreeMap::new() }
     }
 }
 
@@ -119,6 +141,8 @@ pub struct Model {
     pub committed: BTreeMap<(String, TopicRef, i32), Committed>,
     /// The newest generation that a member of a consumer group has heard of.
     pub generations: BTreeMap<String, i32>,
+    /// Producer ids that were given out.
+    pub producer_ids: BTreeSet<i64>,
     next_uid: u64,
     /// How many records were acknowledged.
     pub acknowledged_records: u64,
@@ -148,25 +172,53 @@ impl Model {
         self.next_uid
     }
 
+    /// What a run of a process has told of a partition; of none in particular, what is known of it at all.
+    pub fn floor_at(&mut self, topic: TopicRef, partition: i32, run: Option<u64>) -> Floor {
+        match run {
+            Some(run) => self.partition(topic, partition).told.get(&run).copied().unwrap_or_default(),
+            None => self.floor(topic, partition),
+        }
+    }
+
     /// What is known of a partition now.
     pub fn floor(&mut self, topic: TopicRef, partition: i32) -> Floor {
         let partition = self.partition(topic, partition);
         Floor { end: partition.end_floor, start: partition.start_floor }
     }
 
-    /// A batch of records was acknowledged at this offset.
-    pub fn on_acknowledged(&mut self, topic: TopicRef, partition: i32, base: i64, uids: &[u64]) {
+    /// A node acknowledged a batch of records at this offset; `is_committed` says whether that is a promise.
+    pub fn on_acknowledged(
+        &mut self,
+        (topic, partition): (TopicRef, i32),
+        run: u64,
+        base: i64,
+        uids: &[u64],
+        is_committed: bool,
+    ) {
+        self.acknowledged_records += uids.len() as u64;
+        if !is_committed {
+            return;
+        }
         let name = self.topic(topic).name.clone();
         let found = self.partition(topic, partition);
         for (offset, uid) in (base..).zip(uids) {
             found.place(&name, partition, offset, Slot { uid: *uid, timestamp_ms: None, epoch: None });
         }
-        found.end_floor = found.end_floor.max(base + uids.len() as i64);
-        self.acknowledged_records += uids.len() as u64;
+        let end = base + uids.len() as i64;
+        found.end_floor = found.end_floor.max(end);
+        let told = found.told.entry(run).or_default();
+        told.end = told.end.max(end);
     }
 
-    /// A response told both ends of a log.
-    pub fn on_watermarks(&mut self, topic: TopicRef, partition: i32, floor: Floor, start: i64, end: i64) {
+    /// A node told both ends of a log, to which `floor` applied when it was asked.
+    pub fn on_watermarks(
+        &mut self,
+        (topic, partition): (TopicRef, i32),
+        run: u64,
+        floor: Floor,
+        start: i64,
+        end: i64,
+    ) {
         let (name, has_retention) = (self.topic(topic).name.clone(), self.topic(topic).has_retention);
         let found = self.partition(topic, partition);
         assert!(
@@ -187,6 +239,8 @@ impl Model {
         );
         found.end_floor = found.end_floor.max(end);
         found.start_floor = found.start_floor.max(start);
+        let told = found.told.entry(run).or_default();
+        *told = Floor { end: told.end.max(end), start: told.start.max(start) };
     }
 
     /// Checks batches that were read from `offset` on, and returns where to read on.

@@ -10,22 +10,56 @@ use log::wal::{
     WalFileContent, file_name, recover,
 };
 use metadata::{Endpoint, StaticSettings};
-use shard::{DiskRequest, DiskToken, Effect, Registration, Shard, ShardConfig};
+use shard::{DiskRequest, DiskToken, Effect, PeerAddress, Registration, Shard, ShardConfig};
 use types::limits::{WAL_FILE_BYTES, WAL_FLUSH_BYTES_MAX};
-use types::{GroupId, NodeId, Now, ShardId, ShardLayout};
+use types::{DirectoryId, GroupId, NodeId, Now, ShardId, ShardLayout};
 
 use crate::disk::{Disk, WalFile, WalWork};
 use crate::random::Random;
 
-/// What stays the same from one run of the process to the next.
+/// What stays the same from one run of the process to the next, and on all nodes.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
-    /// Kafka's `broker.id`.
-    pub node: NodeId,
+    /// How many nodes there are. Their ids are counted from 1.
+    pub nodes: usize,
+    /// Whether each of them may begin the cluster, or only the first.
+    pub may_all_begin: bool,
+    /// `replica.lag.time.max.ms`.
+    pub replica_lag_ms_max: i64,
+    /// How often leadership goes back to the first replicas, if it does.
+    pub leader_balance_interval_ms: Option<i64>,
+    /// `offsets.topic.replication.factor`.
+    pub offsets_topic_replication: i16,
     /// `log.retention.check.interval.ms`.
     pub retention_check_interval_ms: i64,
     /// `offsets.topic.num.partitions`.
     pub offsets_topic_partitions: i32,
+}
+
+/// One start of a process.
+pub struct Start<'a> {
+    /// The settings.
+    pub options: &'a NodeOptions,
+    /// Which node it is.
+    pub node: NodeId,
+    /// Whether its data directory remembers a cluster.
+    pub has_joined: bool,
+    /// How groups are spread.
+    pub layout: ShardLayout,
+    /// Differs from start to start.
+    pub incarnation: u64,
+    /// The clocks.
+    pub now: Now,
+}
+
+/// The id of the node at a place in the cluster.
+pub fn node_id(node: usize) -> NodeId {
+    NodeId(i32::try_from(node).expect("few nodes") + 1)
+}
+
+/// The port on which clients reach a node; all nodes have the same host.
+pub fn client_port(node: NodeId) -> u16 {
+    9_000 + u16::try_from(node.0).expect("few nodes")
 }
 
 /// One shard of a running process, with its I/O under way.
@@ -61,52 +95,23 @@ impl Process {
     ///
     /// When the disk cannot be recovered: no fault of the simulator may lead there.
     pub fn start(
-        options: &NodeOptions,
-        layout: ShardLayout,
-        incarnation: u64,
-        now: Now,
+        start: &Start<'_>,
         disk: &mut Disk,
         random: &mut Random,
     ) -> (Process, Vec<(ShardId, Vec<Effect>)>) {
+        let Start { layout, incarnation, now, .. } = *start;
         let expected: Vec<ShardId> = (0..layout.shards()).map(ShardId).collect();
         if disk.layout.replace(layout).is_some_and(|before| before != layout) {
             regroup(layout, disk);
         }
-        let config = Arc::new(BrokerConfig {
-            node: options.node,
-            layout,
-            offsets_topic_partitions: options.offsets_topic_partitions,
-            offsets_topic_replication: 1,
-            producer_id_expiration_ms: 86_400_000,
-            retention_check_interval_ms: options.retention_check_interval_ms,
-            log_dir: "/data".to_owned(),
-            groups: GroupConfig {
-                session_timeout_ms_min: 1_000,
-                initial_rebalance_delay_ms: 100,
-                ..GroupConfig::default()
-            },
-        });
-        let registration = Registration {
-            node: options.node,
-            rack: None,
-            endpoint: Endpoint { listener: "PLAINTEXT".to_owned(), host: "localhost".to_owned(), port: 9092 },
-            incarnation,
-            new_cluster_id: "sim".to_owned(),
-        };
         let seed = random.next_u64();
+        let config = start.config(seed);
         let mut begun = Vec::new();
         let mut lanes = Vec::new();
         for shard in expected {
             let recovered = recover_wal(disk.wals.entry(shard).or_default());
-            let config = ShardConfig {
-                shard,
-                broker: Arc::clone(&config),
-                settings: StaticSettings::new([]).expect("no settings are valid settings"),
-                registration: registration.clone(),
-                seed,
-            };
             let mut effects = Vec::new();
-            let core = Shard::new(config, recovered, now, &mut effects);
+            let core = Shard::new(ShardConfig { shard, ..config.clone() }, recovered, now, &mut effects);
             lanes.push(Lane {
                 shard: core,
                 is_turn_due: false,
@@ -136,6 +141,55 @@ impl Process {
             }
         }
         disk.lose_unsynced(random);
+    }
+}
+
+impl Start<'_> {
+    /// The configuration of the first shard.
+    fn config(&self, seed: u64) -> ShardConfig {
+        let Start { options, node, incarnation, .. } = *self;
+        let nodes = (0..options.nodes).map(node_id);
+        let address = |node: NodeId| PeerAddress { node, host: format!("node-{node}"), port: 9_000 };
+        let broker = BrokerConfig {
+            node,
+            incarnation,
+            layout: self.layout,
+            offsets_topic_partitions: options.offsets_topic_partitions,
+            offsets_topic_replication: options.offsets_topic_replication,
+            reads_in_rack: false,
+            producer_id_expiration_ms: 86_400_000,
+            retention_check_interval_ms: options.retention_check_interval_ms,
+            log_dir: "/data".to_owned(),
+            groups: GroupConfig {
+                session_timeout_ms_min: 1_000,
+                initial_rebalance_delay_ms: 100,
+                ..GroupConfig::default()
+            },
+        };
+        let registration = Registration {
+            node,
+            rack: None,
+            endpoint: Endpoint {
+                listener: "PLAINTEXT".to_owned(),
+                host: "localhost".to_owned(),
+                port: client_port(node),
+            },
+            incarnation,
+            directory_id: DirectoryId([u8::try_from(node.0).expect("a few nodes"); 16]),
+            new_cluster_id: "sim".to_owned(),
+        };
+        ShardConfig {
+            shard: ShardId(0),
+            broker: Arc::new(broker),
+            settings: StaticSettings::new([]).expect("no settings are valid settings"),
+            registration,
+            peers: nodes.clone().filter(|other| *other != node).map(address).collect(),
+            metadata_voters: nodes.collect(),
+            may_begin_cluster: options.may_all_begin || node == node_id(0) || self.has_joined,
+            replica_lag_ms_max: options.replica_lag_ms_max,
+            leader_balance_interval_ms: options.leader_balance_interval_ms,
+            seed,
+        }
     }
 }
 

@@ -1,22 +1,20 @@
 //! The virtual world: one clock, one queue of what happens next.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 
-use bytes::{Bytes, BytesMut};
-use protocol::api::ApiKey;
-use protocol::client;
-use protocol::messages::kafka_uuid;
-use shard::{DiskAnswer, Effect, Event, ShardMessage};
-use types::limits::BLOCK_BYTES;
+use bytes::Bytes;
+use shard::{Event, ShardMessage};
 use types::{ConnectionId, GroupId, Now, ShardId, ShardLayout};
 
-use crate::actor::{Actor, Answer, Context, Outgoing, Wish};
-use crate::disk::{Disk, WalWork};
-use crate::disk_request::{Asked, group_of};
-use crate::model::{Life, Model};
+use crate::actor::{Actor, Context, Wish};
+use crate::coverage::Coverage;
+use crate::judge::Judge;
+use crate::links::Links;
+use crate::model::Model;
+use crate::network::{LineId, Network};
+use crate::node::{Node, Place};
 use crate::plan::{Delays, Fault, Plan};
-use crate::process::{Lane, Process};
 use crate::random::Random;
 use crate::trace::Trace;
 
@@ -32,19 +30,19 @@ const ANSWER_US_MAX: u64 = 120_000_000;
 /// How long a phase without faults may take, in microseconds.
 const QUIET_US_MAX: u64 = 600_000_000;
 
-/// What happens, and in which run of the process; `None` for what outlives it.
+/// What happens, and in which run of which process; `None` for what outlives it.
 struct Scheduled {
-    incarnation: Option<u64>,
+    owner: Option<(usize, u64)>,
     what: Happening,
 }
 
-enum Happening {
-    Turn(ShardId),
-    Deadline(ShardId, u64),
-    Message { from: ShardId, to: ShardId, message: Box<ShardMessage> },
-    WalWritten(ShardId),
-    WalFileDone(ShardId),
-    DiskDone(ShardId, GroupId),
+pub(crate) enum Happening {
+    Turn(Place),
+    Deadline(Place, u64),
+    Message { from: ShardId, to: Place, message: Box<ShardMessage> },
+    WalWritten(Place),
+    WalFileDone(Place),
+    DiskDone(Place, GroupId),
     Opened(ConnectionId),
     FrameArrived(ConnectionId, Bytes),
     Gone(ConnectionId),
@@ -52,65 +50,55 @@ enum Happening {
     Connected { client: usize, connection: ConnectionId },
     Lost { client: usize, connection: Option<ConnectionId> },
     ResponseArrived { client: usize, connection: ConnectionId, frame: Bytes },
+    Expired { connection: ConnectionId, correlation_id: i32 },
     Timer(usize),
+    Dial { from: Place, to: usize },
+    LineJoined(LineId),
+    LineConnected(LineId),
+    LineLost(LineId),
+    LineTimedOut(LineId),
+    FrameDue(LineId),
+    PeerSent { from: Place, to: usize, bytes: usize },
+    Mended(Vec<(usize, usize)>),
     Fault(Fault),
-    Started(ShardLayout),
-    Ended { down_us: u64, layout: ShardLayout },
-    HasSpace,
+    Started(usize, ShardLayout),
+    Ended { node: usize, down_us: u64, layout: ShardLayout },
+    HasSpace(usize),
 }
 
-/// A connection, seen from both ends.
-struct Link {
-    client: usize,
-    shard: ShardId,
-    is_reading: bool,
-    /// Whether the server was told of it.
-    is_open: bool,
-    is_closing: bool,
-    held: VecDeque<Bytes>,
-    up_us: u64,
-    down_us: u64,
-    awaited: VecDeque<Awaited>,
-}
-
-struct Awaited {
-    correlation_id: i32,
-    key: ApiKey,
-    version: i16,
-    sent_us: u64,
-}
-
-struct Client {
-    actor: Box<dyn Actor>,
-    connection: Option<ConnectionId>,
+pub(crate) struct Client {
+    pub(crate) actor: Box<dyn Actor>,
+    pub(crate) connection: Option<ConnectionId>,
+    /// What it asks its way to.
+    pub(crate) resolving: Option<crate::actor::Target>,
     random: Random,
-    next_correlation_id: i32,
+    pub(crate) next_correlation_id: i32,
 }
 
 /// The world.
 pub struct World {
-    now_us: u64,
-    wall_skew_ms: i64,
-    random: Random,
-    delays: Delays,
+    pub(crate) now_us: u64,
+    pub(crate) random: Random,
+    pub(crate) delays: Delays,
     queue: BTreeMap<(u64, u64), Scheduled>,
     next_event: u64,
     events_at_once: u64,
-    plan: Plan,
-    disk: Disk,
-    process: Option<Process>,
-    shut_down: Vec<ShardId>,
-    restart: Option<(u64, ShardLayout)>,
-    incarnation: u64,
-    rings: BTreeMap<(ShardId, ShardId), u64>,
-    links: BTreeMap<ConnectionId, Link>,
-    next_connection: u64,
-    clients: Vec<Client>,
+    pub(crate) plan: Plan,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) network: Network,
+    pub(crate) incarnation: u64,
+    pub(crate) links: Links,
+    pub(crate) clients: Vec<Client>,
+    /// The coordinators of consumer groups, as clients heard of them last.
+    pub(crate) coordinators: BTreeMap<String, usize>,
     /// What the clients know.
     pub model: Model,
-    is_stopping: bool,
-    healed_us: Option<u64>,
-    trace: Trace,
+    pub(crate) judge: Judge,
+    /// What was exercised.
+    pub coverage: Coverage,
+    pub(crate) is_stopping: bool,
+    pub(crate) healed_us: Option<u64>,
+    pub(crate) trace: Trace,
 }
 
 impl World {
@@ -119,22 +107,20 @@ impl World {
         let mut random = Random::new(plan.seed);
         World {
             now_us: 1_000_000,
-            wall_skew_ms: 0,
             delays: plan.delays,
             random: random.fork(),
             queue: BTreeMap::new(),
             next_event: 0,
             events_at_once: 0,
-            disk: Disk::default(),
-            process: None,
-            shut_down: Vec::new(),
-            restart: None,
+            nodes: (0..plan.node.nodes).map(|_| Node::default()).collect(),
+            network: Network::default(),
             incarnation: 0,
-            rings: BTreeMap::new(),
-            links: BTreeMap::new(),
-            next_connection: 0,
+            links: Links::default(),
             clients: Vec::new(),
+            coordinators: BTreeMap::new(),
             model: Model::default(),
+            judge: Judge::default(),
+            coverage: Coverage::default(),
             is_stopping: false,
             healed_us: None,
             trace,
@@ -145,15 +131,18 @@ impl World {
     /// Adds a client, which begins within a millisecond.
     pub fn add_client(&mut self, actor: Box<dyn Actor>) {
         let random = self.random.fork();
-        self.clients.push(Client { actor, connection: None, random, next_correlation_id: 0 });
+        let client = Client { actor, connection: None, resolving: None, random, next_correlation_id: 0 };
+        self.clients.push(client);
         let begin_us = self.random.below(1_000);
         self.schedule(begin_us, None, Happening::Timer(self.clients.len() - 1));
     }
 
-    /// Runs the history: faults until the plan's end, then quiet until every client is done.
+    /// Runs the history until faults end.
     pub fn run(&mut self) {
-        let layout = self.plan.layout;
-        self.schedule(0, None, Happening::Started(layout));
+        for node in 0..self.nodes.len() {
+            let layout = self.plan.layouts[node];
+            self.schedule(0, None, Happening::Started(node, layout));
+        }
         for (at_us, fault) in self.plan.faults.clone() {
             self.schedule(at_us, None, Happening::Fault(fault));
         }
@@ -162,21 +151,6 @@ impl World {
             self.next();
         }
         self.heal();
-        self.run_until_idle();
-    }
-
-    /// Ends all faults.
-    fn heal(&mut self) {
-        self.note(format_args!("healed"));
-        self.is_stopping = true;
-        self.healed_us = Some(self.now_us);
-        self.disk.is_full = false;
-        let layout = self.plan.layout;
-        if self.process.is_none()
-            && !self.queue.values().any(|next| matches!(next.what, Happening::Started(_)))
-        {
-            self.schedule(0, None, Happening::Started(layout));
-        }
     }
 
     /// Runs until every client is done.
@@ -201,15 +175,6 @@ impl World {
         }
     }
 
-    /// Crashes the quiet node and starts it again.
-    pub fn restart(&mut self) {
-        self.crash();
-        let layout = self.plan.layout_of(&mut self.random);
-        self.schedule(0, None, Happening::Started(layout));
-        // What is under way in the world still reaches the clients.
-        self.run_for_us(1_000_000);
-    }
-
     /// Lets time pass.
     pub fn run_for_us(&mut self, us: u64) {
         let end_us = self.now_us + us;
@@ -217,37 +182,6 @@ impl World {
             self.next();
         }
         self.now_us = end_us;
-    }
-
-    /// Checks what must and must not be on the disk of a quiet node.
-    pub fn check_disk(&mut self) {
-        self.run_for_us(5_000_000);
-        let deleted = self.model.topics.iter().filter(|topic| topic.life == Life::Deleted);
-        let deleted: Vec<String> =
-            deleted.filter_map(|topic| topic.id.map(|id| kafka_uuid(id).to_string())).collect();
-        for (group, folder) in &self.disk.groups {
-            let description = folder.description.as_deref().unwrap_or_default();
-            for id in &deleted {
-                assert!(
-                    !description.contains(id),
-                    "group {group} of a deleted topic is still there: {description}"
-                );
-            }
-            let is_empty = folder.segments.values().all(|files| files.log.is_empty());
-            assert!(is_empty || folder.description.is_some(), "group {group} has no description");
-        }
-        let partitions: usize = self
-            .model
-            .topics
-            .iter()
-            .map(|topic| match topic.life {
-                Life::Live => topic.partitions.len(),
-                _ => 0,
-            })
-            .sum();
-        let offsets = usize::try_from(self.plan.node.offsets_topic_partitions).expect("a small number");
-        let folders = self.disk.groups.len();
-        assert!(folders <= partitions + offsets, "there are {folders} folders for {partitions} partitions");
     }
 
     /// A hash over everything that happened.
@@ -258,37 +192,40 @@ impl World {
     fn waiting(&self) -> String {
         let busy = self.clients.iter().filter(|client| !client.actor.is_idle());
         let lines = busy.map(|client| {
-            let awaited = client.connection.and_then(|connection| self.links.get(&connection));
+            let awaited = client.connection.and_then(|connection| self.links.open.get(&connection));
             let awaited = awaited.map(|link| {
                 let requests = link.awaited.iter().map(|a| format!("{}@{}", a.key.name(), a.sent_us));
-                (link.shard, link.is_reading, requests.collect::<Vec<_>>())
+                (link.at, link.is_reading, requests.collect::<Vec<_>>())
             });
             format!("{} awaits {awaited:?}", client.actor.name())
         });
         lines.collect::<Vec<_>>().join("; ")
     }
 
-    fn now(&self) -> Now {
-        let wall_ms =
-            WALL_START_MS + self.wall_skew_ms + i64::try_from(self.now_us / 1_000).expect("a short history");
-        Now { mono_us: self.now_us, wall_ms }
+    /// The clocks of a node.
+    pub(crate) fn now(&self, node: usize) -> Now {
+        let elapsed_ms = i64::try_from(self.now_us / 1_000).expect("a short history");
+        Now { mono_us: self.now_us, wall_ms: WALL_START_MS + self.nodes[node].wall_skew_ms + elapsed_ms }
     }
 
-    fn note(&mut self, text: fmt::Arguments<'_>) {
+    pub(crate) fn note(&mut self, text: fmt::Arguments<'_>) {
         self.trace.note(self.now_us, text);
     }
 
-    fn schedule(&mut self, delay_us: u64, incarnation: Option<u64>, what: Happening) {
-        self.schedule_at(self.now_us + delay_us, incarnation, what);
+    pub(crate) fn schedule(&mut self, delay_us: u64, owner: Option<(usize, u64)>, what: Happening) {
+        self.schedule_at(self.now_us + delay_us, owner, what);
     }
 
-    fn schedule_at(&mut self, at_us: u64, incarnation: Option<u64>, what: Happening) {
-        self.queue.insert((at_us, self.next_event), Scheduled { incarnation, what });
+    pub(crate) fn schedule_at(&mut self, at_us: u64, owner: Option<(usize, u64)>, what: Happening) {
+        self.queue.insert((at_us, self.next_event), Scheduled { owner, what });
         self.next_event += 1;
     }
 
-    fn schedule_inside(&mut self, delay_us: u64, what: Happening) {
-        self.schedule(delay_us, Some(self.incarnation), what);
+    /// Schedules what happens only while the process of a node that runs now still runs.
+    pub(crate) fn schedule_at_node(&mut self, delay_us: u64, node: usize, what: Happening) {
+        if let Some(incarnation) = self.nodes[node].incarnation() {
+            self.schedule(delay_us, Some((node, incarnation)), what);
+        }
     }
 
     fn next_at(&self) -> Option<u64> {
@@ -300,19 +237,15 @@ impl World {
         self.events_at_once = if at_us > self.now_us { 0 } else { self.events_at_once + 1 };
         assert!(self.events_at_once < EVENTS_AT_ONCE_MAX, "the shards run in circles: {}", self.waiting());
         self.now_us = self.now_us.max(at_us);
-        if next
-            .incarnation
-            .is_none_or(|incarnation| self.process.is_some() && incarnation == self.incarnation)
-        {
+        let is_meant =
+            |(node, incarnation): (usize, u64)| self.nodes[node].incarnation() == Some(incarnation);
+        if next.owner.is_none_or(is_meant) {
             self.happen(next.what);
         }
         if let Some(healed_us) = self.healed_us {
-            let limit = ANSWER_US_MAX;
-            let late = self
-                .links
-                .values()
-                .flat_map(|link| link.awaited.front())
-                .find(|awaited| self.now_us - awaited.sent_us.max(healed_us) > limit);
+            let since_us = |sent_us: u64| self.now_us - sent_us.max(healed_us);
+            let awaited = self.links.open.values().flat_map(|link| link.awaited.front());
+            let late = awaited.into_iter().find(|awaited| since_us(awaited.sent_us) > ANSWER_US_MAX);
             if let Some(late) = late {
                 panic!("a {} sent at {} is not answered: {}", late.key.name(), late.sent_us, self.waiting());
             }
@@ -321,260 +254,99 @@ impl World {
 
     fn happen(&mut self, what: Happening) {
         match what {
-            Happening::Turn(shard) => self.on_turn(shard),
-            Happening::Deadline(shard, at_us) => {
-                let lane = self.lane(shard);
-                if lane.deadline_us == Some(at_us) {
-                    lane.deadline_us = None;
-                    self.feed(shard, Event::DeadlineReached);
-                }
-            }
+            Happening::Turn(place) => self.on_turn(place),
+            Happening::Deadline(place, at_us) => self.on_deadline(place, at_us),
             Happening::Message { from, to, message } => {
                 self.feed(to, Event::FromShard { from, message: *message })
             }
-            Happening::WalWritten(shard) => {
-                let (number, work) = self.lane(shard).flush.take().expect("a flush is under way");
-                self.disk.complete_wal(shard, &work).expect("writes to files that exist succeed");
-                self.feed(shard, Event::WalFlushed { flush: number });
-            }
-            Happening::WalFileDone(shard) => {
-                let work = self.lane(shard).file.take().expect("a file is being made");
-                let result = self.disk.complete_wal(shard, &work);
-                let (WalWork::Create { file } | WalWork::Recycle { file, .. } | WalWork::Write { file, .. }) =
-                    work;
-                self.feed(shard, Event::WalFileReady { file, result });
-            }
-            Happening::DiskDone(shard, group) => self.on_disk_done(shard, group),
-            Happening::Opened(connection) => {
-                let Some(link) = self.links.get_mut(&connection) else { return };
-                link.is_open = true;
-                let shard = link.shard;
-                self.feed(shard, Event::Connected { connection, client_host: "/127.0.0.1".to_owned() });
-            }
-            Happening::FrameArrived(connection, frame) => {
-                let Some(link) = self.links.get_mut(&connection) else { return };
-                link.held.push_back(frame);
-                self.drain(connection);
-            }
-            Happening::Gone(connection) => {
-                let Some(link) = self.links.remove(&connection) else { return };
-                if link.is_open {
-                    self.feed(link.shard, Event::Disconnected { connection });
-                }
-            }
-            Happening::Sent(connection, bytes) => {
-                if let Some(link) = self.links.get(&connection) {
-                    self.feed(link.shard, Event::ResponseSent { connection, bytes });
-                }
-            }
-            Happening::Connected { client, connection } => {
-                if self.clients[client].connection == Some(connection) {
-                    self.act(client, |actor, context| actor.on_connected(context));
-                }
-            }
-            Happening::Lost { client, connection } => {
-                if self.clients[client].connection == connection {
-                    self.clients[client].connection = None;
-                    self.act(client, |actor, context| actor.on_disconnected(context));
-                }
-            }
+            Happening::WalWritten(place) => self.on_wal_written(place),
+            Happening::WalFileDone(place) => self.on_wal_file_done(place),
+            Happening::DiskDone(place, group) => self.on_disk_done(place, group),
+            Happening::Opened(connection) => self.on_opened(connection),
+            Happening::FrameArrived(connection, frame) => self.on_frame(connection, frame),
+            Happening::Gone(connection) => self.on_gone(connection),
+            Happening::Sent(connection, bytes) => self.on_sent(connection, bytes),
+            Happening::Connected { client, connection } => self.on_connected(client, connection),
+            Happening::Lost { client, connection } => self.on_lost(client, connection),
             Happening::ResponseArrived { client, connection, frame } => {
                 self.on_response(client, connection, frame)
             }
+            Happening::Expired { connection, correlation_id } => self.on_expired(connection, correlation_id),
             Happening::Timer(client) => self.act(client, |actor, context| actor.on_timer(context)),
-            Happening::Fault(fault) => self.on_fault(fault),
-            Happening::Started(layout) => self.start(layout),
-            Happening::Ended { down_us, layout } => {
-                self.crash();
-                self.schedule(down_us, None, Happening::Started(layout));
+            Happening::Dial { from, to } => self.on_dial(from, to),
+            Happening::LineJoined(line) => self.on_line_joined(line),
+            Happening::LineConnected(line) => self.on_line_connected(line),
+            Happening::LineLost(line) => self.on_line_lost(line),
+            Happening::LineTimedOut(line) => self.on_line_timed_out(line),
+            Happening::FrameDue(line) => self.on_frame_due(line),
+            Happening::PeerSent { from, to, bytes } => {
+                let peer = Place { node: to, shard: from.shard }.node_id();
+                self.feed(from, Event::PeerSent { peer, bytes });
             }
-            Happening::HasSpace => self.disk.is_full = false,
+            Happening::Mended(pairs) => self.mend(&pairs),
+            Happening::Fault(fault) => self.on_fault(fault),
+            Happening::Started(node, layout) => self.start(node, layout),
+            Happening::Ended { node, down_us, layout } => {
+                self.crash(node);
+                self.schedule(down_us, None, Happening::Started(node, layout));
+            }
+            Happening::HasSpace(node) => self.nodes[node].disk.is_full = false,
         }
     }
 
-    fn lane(&mut self, shard: ShardId) -> &mut Lane {
-        self.process.as_mut().expect("the process runs").lane(shard)
-    }
-
-    fn feed(&mut self, shard: ShardId, event: Event) {
-        self.trace_event(shard, &event);
-        let now = self.now();
+    pub(crate) fn feed(&mut self, place: Place, event: Event) {
+        self.trace_event(place, &event);
+        let now = self.now(place.node);
         let is_turn_end = matches!(event, Event::TurnEnded);
-        let lane = self.lane(shard);
+        let lane = self.nodes[place.node].lane(place.shard);
         let mut effects = Vec::new();
         lane.shard.step(now, event, &mut effects);
         if !is_turn_end && !std::mem::replace(&mut lane.is_turn_due, true) {
             let delay_us = self.random.delay_us(self.delays.turn_us);
-            self.schedule_inside(delay_us, Happening::Turn(shard));
+            self.schedule_at_node(delay_us, place.node, Happening::Turn(place));
         }
         for effect in effects {
-            self.carry_out(shard, effect);
+            self.carry_out(place, effect);
         }
     }
 
-    fn on_turn(&mut self, shard: ShardId) {
-        self.lane(shard).is_turn_due = false;
-        self.feed(shard, Event::TurnEnded);
-        let lane = self.lane(shard);
+    fn on_turn(&mut self, place: Place) {
+        self.nodes[place.node].lane(place.shard).is_turn_due = false;
+        self.feed(place, Event::TurnEnded);
+        let node = &mut self.nodes[place.node];
+        let incarnation = node.incarnation().expect("the process runs");
+        let lane = node.lane(place.shard);
         lane.shard.assert_consistent();
+        self.judge.look(place.node, incarnation, &lane.shard, &mut self.coverage);
         let deadline_us = lane.shard.next_deadline_us();
         if lane.deadline_us != deadline_us {
             lane.deadline_us = deadline_us;
             if let Some(at_us) = deadline_us {
                 let late_us = self.random.delay_us(self.delays.turn_us);
-                let due_us = at_us.max(self.now_us) + late_us;
-                self.schedule_at(due_us, Some(self.incarnation), Happening::Deadline(shard, at_us));
+                let delay_us = at_us.saturating_sub(self.now_us) + late_us;
+                self.schedule_at_node(delay_us, place.node, Happening::Deadline(place, at_us));
             }
         }
     }
 
-    fn carry_out(&mut self, shard: ShardId, effect: Effect) {
-        match effect {
-            Effect::Respond { connection, parts } => self.respond(connection, &parts),
-            Effect::Close { connection, reason } => self.close(connection, &reason),
-            Effect::SetReading { connection, reading } => {
-                if let Some(link) = self.links.get_mut(&connection) {
-                    link.is_reading = reading;
-                    // Not from within a step: an empty frame makes the driver look again.
-                    self.schedule_inside(0, Happening::FrameArrived(connection, Bytes::new()));
-                }
-            }
-            Effect::SendToShard { to, message } => {
-                assert_ne!(to, shard, "a shard sends to others only");
-                let delay_us = self.random.delay_us(self.delays.ring_us);
-                let due_us = self.now_us + delay_us;
-                let last_us = self.rings.entry((shard, to)).or_default();
-                *last_us = due_us.max(*last_us);
-                let at_us = *last_us;
-                let what = Happening::Message { from: shard, to, message: Box::new(message) };
-                self.schedule_at(at_us, Some(self.incarnation), what);
-            }
-            Effect::CreateWalFile { file } => self.begin_wal_file(shard, WalWork::Create { file }),
-            Effect::RecycleWalFile { from, file } => {
-                self.begin_wal_file(shard, WalWork::Recycle { from, file })
-            }
-            Effect::WriteWal { number, file, position, flush } => {
-                assert!(position.is_multiple_of(BLOCK_BYTES as u64), "flushes are aligned");
-                assert_eq!(
-                    (flush.file_sequence, flush.flush_sequence),
-                    (file, number),
-                    "a flush knows its place"
-                );
-                let bytes: usize = flush.parts.iter().map(Bytes::len).sum();
-                assert_eq!(bytes, flush.bytes, "a flush has the size that it claims");
-                let lane = self.lane(shard);
-                assert!(lane.flush.is_none(), "one flush is under way at a time");
-                lane.flush = Some((number, WalWork::Write { file, position, parts: flush.parts }));
-                let delay_us = 5 + bytes as u64 / 1_000 + self.random.delay_us(self.delays.wal_us);
-                self.schedule_inside(delay_us, Happening::WalWritten(shard));
-            }
-            Effect::Disk { token, request } => {
-                let group = group_of(&request);
-                self.note(format_args!("{shard}: disk {} asked to {}", token.0, Asked(&request)));
-                let queue = self.lane(shard).disk.entry(group).or_default();
-                queue.push_back((token, request));
-                if queue.len() == 1 {
-                    let delay_us = 20 + self.random.delay_us(self.delays.disk_us);
-                    self.schedule_inside(delay_us, Happening::DiskDone(shard, group));
-                }
-            }
-            Effect::Warn(what) => self.note(format_args!("shard {shard} warns: {what}")),
-            Effect::ShutdownComplete => self.on_shut_down(shard),
-            Effect::Fatal(reason) => panic!("shard {shard} ends its process: {reason}"),
+    fn on_deadline(&mut self, place: Place, at_us: u64) {
+        let lane = self.nodes[place.node].lane(place.shard);
+        if lane.deadline_us == Some(at_us) {
+            lane.deadline_us = None;
+            self.feed(place, Event::DeadlineReached);
         }
     }
 
-    fn begin_wal_file(&mut self, shard: ShardId, work: WalWork) {
-        let lane = self.lane(shard);
-        assert!(lane.file.is_none(), "one WAL file is made at a time");
-        lane.file = Some(work);
-        let delay_us = 50 + self.random.delay_us(self.delays.wal_file_us);
-        self.schedule_inside(delay_us, Happening::WalFileDone(shard));
-    }
-
-    fn on_disk_done(&mut self, shard: ShardId, group: GroupId) {
-        let queue = self.lane(shard).disk.get_mut(&group).expect("a request is under way");
-        let (token, request) = queue.pop_front().expect("a request is under way");
-        if queue.is_empty() {
-            self.lane(shard).disk.remove(&group);
-        } else {
-            let delay_us = 20 + self.random.delay_us(self.delays.disk_us);
-            self.schedule_inside(delay_us, Happening::DiskDone(shard, group));
-        }
-        let result = self.disk.complete(&request);
-        self.feed(shard, Event::Disk { token, result });
-    }
-
-    fn drain(&mut self, connection: ConnectionId) {
-        while let Some(link) = self.links.get_mut(&connection)
-            && link.is_reading
-            && !link.is_closing
-            && let Some(frame) = link.held.pop_front()
-        {
-            let shard = link.shard;
-            if !frame.is_empty() {
-                self.feed(shard, Event::Frame { connection, frame: BytesMut::from(&frame[..]) });
-            }
-        }
-    }
-
-    fn respond(&mut self, connection: ConnectionId, parts: &[Bytes]) {
-        let Some(link) = self.links.get_mut(&connection) else { return };
-        let whole = Bytes::from(parts.concat());
-        let length = i32::from_be_bytes(whole[..4].try_into().expect("four bytes"));
-        assert_eq!(usize::try_from(length), Ok(whole.len() - 4), "a response has the length that it claims");
-        let delay_us = 10 + self.random.delay_us(self.delays.network_us);
-        link.down_us = link.down_us.max(self.now_us + delay_us);
-        let (client, at_us) = (link.client, link.down_us);
-        let what = Happening::ResponseArrived { client, connection, frame: whole.slice(4..) };
-        self.schedule_at(at_us, None, what);
-        let sent_us = self.random.delay_us(self.delays.network_us);
-        self.schedule_inside(sent_us, Happening::Sent(connection, whole.len()));
-    }
-
-    fn close(&mut self, connection: ConnectionId, reason: &str) {
-        self.note(format_args!("connection {connection} is closed: {reason}"));
-        let Some(link) = self.links.get_mut(&connection) else { return };
-        link.is_closing = true;
-        let (client, at_us) = (link.client, link.down_us.max(self.now_us));
-        self.schedule_at(at_us, None, Happening::Lost { client, connection: Some(connection) });
-        self.schedule_at(at_us, Some(self.incarnation), Happening::Gone(connection));
-    }
-
-    fn on_response(&mut self, client: usize, connection: ConnectionId, frame: Bytes) {
-        if self.clients[client].connection != Some(connection) {
-            return;
-        }
-        let Some(link) = self.links.get_mut(&connection) else { return };
-        let awaited = link.awaited.pop_front().expect("a response belongs to a request");
-        let (key, version) = (awaited.key, awaited.version);
-        let (correlation_id, answer) = match key {
-            ApiKey::Fetch => {
-                let (id, response) =
-                    client::decode_fetch_response(version, frame).expect("a well-formed response");
-                (id, Answer::Fetch(response))
-            }
-            _ => {
-                let (id, response) =
-                    client::decode_response(key, version, frame).expect("a well-formed response");
-                (id, Answer::Response(response))
-            }
-        };
-        assert_eq!(correlation_id, awaited.correlation_id, "responses keep the order of requests");
-        self.note(format_args!(
-            "client {client} {} answered after {}",
-            key.name(),
-            self.now_us - awaited.sent_us
-        ));
-        self.act(client, |actor, context| actor.on_answer(context, correlation_id, answer));
-    }
-
-    fn act(&mut self, client: usize, call: impl FnOnce(&mut dyn Actor, &mut Context<'_>)) {
-        let now = self.now();
+    pub(crate) fn act(&mut self, client: usize, call: impl FnOnce(&mut dyn Actor, &mut Context<'_>)) {
+        // Clients have the clock of the first node, as good as any.
+        let now = self.now(0);
         let mut wishes = Vec::new();
         let found = &mut self.clients[client];
+        let link = found.connection.and_then(|connection| self.links.open.get(&connection));
         let mut context = Context {
             now,
+            run: link.and_then(|link| self.nodes[link.at.node].incarnation()),
+            nodes: self.nodes.len(),
             random: &mut found.random,
             model: &mut self.model,
             is_stopping: self.is_stopping,
@@ -584,190 +356,11 @@ impl World {
         call(found.actor.as_mut(), &mut context);
         for wish in wishes {
             match wish {
-                Wish::Connect => self.connect(client),
+                Wish::Connect(target) => self.connect(client, target),
                 Wish::Disconnect => self.disconnect(client),
                 Wish::Send(request) => self.send(client, request),
                 Wish::Timer(delay_us) => self.schedule(delay_us, None, Happening::Timer(client)),
             }
-        }
-    }
-
-    fn connect(&mut self, client: usize) {
-        assert!(self.clients[client].connection.is_none(), "a client has one connection");
-        let Some(process) = &self.process else {
-            self.schedule(1_000, None, Happening::Lost { client, connection: None });
-            return;
-        };
-        let shard =
-            ShardId(u16::try_from(self.random.below(process.lanes.len() as u64)).expect("few shards"));
-        self.next_connection += 1;
-        let connection = ConnectionId(self.next_connection);
-        self.clients[client].connection = Some(connection);
-        let up_us = self.now_us + 10 + self.random.delay_us(self.delays.network_us);
-        let link = Link {
-            client,
-            shard,
-            is_reading: true,
-            is_open: false,
-            is_closing: false,
-            held: VecDeque::new(),
-            up_us,
-            down_us: up_us,
-            awaited: VecDeque::new(),
-        };
-        self.links.insert(connection, link);
-        self.schedule_at(up_us, Some(self.incarnation), Happening::Opened(connection));
-        self.schedule_at(up_us, None, Happening::Connected { client, connection });
-    }
-
-    fn disconnect(&mut self, client: usize) {
-        let Some(connection) = self.clients[client].connection.take() else { return };
-        self.schedule(100, None, Happening::Lost { client, connection: None });
-        let Some(link) = self.links.get_mut(&connection) else { return };
-        link.awaited.clear();
-        // Half of the time the node still reads what was sent before.
-        let at_us = if self.random.percent(50) { link.up_us.max(self.now_us) } else { self.now_us };
-        self.schedule_at(at_us, Some(self.incarnation), Happening::Gone(connection));
-    }
-
-    fn send(&mut self, client: usize, request: Outgoing) {
-        let Some(connection) = self.clients[client].connection else { return };
-        let Some(link) = self.links.get_mut(&connection) else { return };
-        let delay_us = 10 + self.random.delay_us(self.delays.network_us);
-        link.up_us = link.up_us.max(self.now_us + delay_us);
-        if request.is_answered {
-            link.awaited.push_back(Awaited {
-                correlation_id: request.correlation_id,
-                key: request.key,
-                version: request.version,
-                sent_us: self.now_us,
-            });
-        }
-        let at_us = link.up_us;
-        self.schedule_at(at_us, Some(self.incarnation), Happening::FrameArrived(connection, request.frame));
-        let name = request.key.name();
-        self.note(format_args!("client {client} sends {name} over {connection}"));
-    }
-
-    fn start(&mut self, layout: ShardLayout) {
-        assert!(self.process.is_none(), "one process at a time");
-        self.incarnation += 1;
-        let incarnation = self.incarnation;
-        self.note(format_args!("start {incarnation} with {layout:?}"));
-        let now = self.now();
-        let (process, begun) =
-            Process::start(&self.plan.node, layout, self.incarnation, now, &mut self.disk, &mut self.random);
-        self.process = Some(process);
-        for (shard, effects) in begun {
-            for effect in effects {
-                self.carry_out(shard, effect);
-            }
-            self.lane(shard).is_turn_due = true;
-            self.schedule_inside(0, Happening::Turn(shard));
-        }
-    }
-
-    fn on_fault(&mut self, fault: Fault) {
-        if self.healed_us.is_some() {
-            return;
-        }
-        self.note(format_args!("{fault:?}"));
-        match fault {
-            Fault::Crash { down_us } => {
-                if self.process.is_some() {
-                    let layout = self.plan.layout_of(&mut self.random);
-                    self.crash();
-                    self.schedule(down_us, None, Happening::Started(layout));
-                }
-            }
-            Fault::Shutdown { down_us } => {
-                if self.process.is_some() && self.restart.is_none() {
-                    self.restart = Some((down_us, self.plan.layout_of(&mut self.random)));
-                    let shards = self.process.as_ref().map_or(0, |process| process.layout.shards());
-                    for shard in (0..shards).map(ShardId) {
-                        self.feed(shard, Event::ShutdownRequested);
-                    }
-                }
-            }
-            Fault::DiskFull { for_us } => {
-                self.disk.is_full = true;
-                self.schedule(for_us, None, Happening::HasSpace);
-            }
-            Fault::ClientGone => {
-                let client = self.random.index(self.clients.len());
-                self.disconnect(client);
-            }
-            Fault::ClockJump { by_ms } => self.wall_skew_ms += by_ms,
-        }
-    }
-
-    fn on_shut_down(&mut self, shard: ShardId) {
-        self.note(format_args!("shard {shard} has shut down"));
-        assert!(!self.shut_down.contains(&shard), "a shard shuts down once");
-        self.shut_down.push(shard);
-        let shards = self.process.as_ref().map_or(0, |process| process.lanes.len());
-        if self.shut_down.len() == shards
-            && let Some((down_us, layout)) = self.restart.take()
-        {
-            self.schedule_inside(0, Happening::Ended { down_us, layout });
-        }
-    }
-
-    fn crash(&mut self) {
-        let process = self.process.take().expect("only what runs crashes");
-        self.note(format_args!("crash"));
-        process.crash(&mut self.disk, &mut self.random);
-        self.rings.clear();
-        self.shut_down.clear();
-        self.restart = None;
-        for (connection, link) in std::mem::take(&mut self.links) {
-            let lost = Happening::Lost { client: link.client, connection: Some(connection) };
-            self.schedule(100, None, lost);
-        }
-    }
-
-    fn trace_event(&mut self, shard: ShardId, event: &Event) {
-        let now_us = self.now_us;
-        match event {
-            Event::Connected { connection, .. } => {
-                self.trace.note(now_us, format_args!("{shard}: connected {connection}"))
-            }
-            Event::Disconnected { connection } => {
-                self.trace.note(now_us, format_args!("{shard}: gone {connection}"))
-            }
-            Event::Frame { connection, frame } => {
-                self.trace.note(now_us, format_args!("{shard}: frame of {} from {connection}", frame.len()));
-            }
-            Event::ResponseSent { connection, bytes } => {
-                self.trace.note(now_us, format_args!("{shard}: sent {bytes} to {connection}"));
-            }
-            Event::FromShard { from, message } => {
-                let kind = match message {
-                    ShardMessage::Op { token, .. } => format!("op {token:?}"),
-                    ShardMessage::OpDone { token, .. } => format!("op done {token:?}"),
-                    ShardMessage::Image(image) => format!("image {}", image.epoch()),
-                    ShardMessage::Leader(change) => format!("{change:?}"),
-                };
-                self.trace.note(now_us, format_args!("{shard}: from {from}: {kind}"));
-            }
-            Event::WalFlushed { flush } => self.trace.note(now_us, format_args!("{shard}: flushed {flush}")),
-            Event::WalFileReady { file, result } => {
-                self.trace.note(now_us, format_args!("{shard}: WAL file {file} {result:?}"));
-            }
-            Event::Disk { token, result } => {
-                let what = match result {
-                    Ok(DiskAnswer::Done) => "done".to_owned(),
-                    Ok(DiskAnswer::Bytes(bytes)) => format!("{} bytes", bytes.len()),
-                    Ok(DiskAnswer::Indexes { offsets, times }) => {
-                        format!("indexes {} {}", offsets.len(), times.len())
-                    }
-                    Err(error) => format!("{error:?}"),
-                };
-                self.trace.note(now_us, format_args!("{shard}: disk {} {what}", token.0));
-            }
-            Event::TurnEnded => self.trace.note(now_us, format_args!("{shard}: turn")),
-            Event::DeadlineReached => self.trace.note(now_us, format_args!("{shard}: deadline")),
-            Event::ShutdownRequested => self.trace.note(now_us, format_args!("{shard}: shutdown")),
         }
     }
 }

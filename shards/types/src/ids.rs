@@ -1,6 +1,9 @@
 //! Newtypes for every identifier, so that two integers are never swapped.
 
 use std::fmt;
+use std::str::FromStr;
+
+use crate::base64;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
@@ -100,3 +103,32 @@ impl TopicId {
     /// The id that stands for "no id".
     pub const ZERO: TopicId = TopicId([0; 16]);
 }
+
+/// One data directory, from its first start on (Kafka's `directory.id`, KIP-858): two directories of a node are told apart
+/// by it, and so a disk that was emptied or replaced from the one that holds what the node has promised.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DirectoryId(pub [u8; 16]);
+
+impl fmt::Display for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&base64::encode(&self.0))
+    }
+}
+
+impl fmt::Debug for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DirectoryId({self})")
+    }
+}
+
+impl FromStr for DirectoryId {
+    type Err = NoDirectoryId;
+
+    fn from_str(text: &str) -> Result<DirectoryId, NoDirectoryId> {
+        base64::decode_uuid(text).map(DirectoryId).ok_or(NoDirectoryId)
+    }
+}
+
+/// The text is not the base64 form of a UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoDirectoryId;

@@ -2,6 +2,7 @@
 //!
 //! This crate knows nothing of Kafka's wire format, of Raft or of the machine.
 
+pub mod base64;
 pub mod clock;
 pub mod hash;
 pub mod ids;

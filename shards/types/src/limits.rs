@@ -59,8 +59,38 @@ pub const CONNECTIONS_PER_SHARD_MAX: usize = 10_000;
 /// Messages in one ring between two shards.
 pub const RING_MESSAGES_MAX: usize = 1024;
 
+/// The body of one frame between two nodes. The largest batch fits with its message, behind others that were gathered.
+pub const PEER_FRAME_BYTES_MAX: usize = BATCH_BYTES_MAX + 8 * 1024 * 1024;
+
+/// Messages to one node are gathered into a frame until it has so many bytes.
+pub const PEER_FRAME_BYTES_FULL: usize = 2 * 1024 * 1024;
+
+/// Bytes for one node that wait for its socket, per shard. Beyond it entries are not sent until it catches up.
+pub const PEER_BYTES_QUEUED_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes that a replica far behind pulls at once.
+pub const PULL_BYTES: usize = 1024 * 1024;
+
+/// Replicas of one shard that pull at the same time, so that those that return do not keep the disk from live traffic.
+pub const PULLS_PER_SHARD_MAX: usize = 8;
+
 /// Response bytes of one Fetch, whatever the client asks for (Kafka's `fetch.max.bytes`).
 pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
+
+/// Response bytes that wait for sockets, and those that fetches under way may bring, over all connections of one shard.
+/// Over it a fetch is given less, or waits. (One batch goes to a fetch in any case, so it is exceeded by what the batches
+/// of fetches under way are larger than their shares.)
+pub const RESPONSE_BYTES_PER_SHARD_MAX: usize = 256 * 1024 * 1024;
+
+/// The least that a fetch is let read while memory is short (Kafka's `max.partition.fetch.bytes`); with less it waits.
+pub const FETCH_SHARE_BYTES_MIN: usize = 1024 * 1024;
+
+/// Bytes of segments that one shard has disks read at once for its fetches. Further reads wait.
+pub const READ_BYTES_UNDER_WAY_MAX: usize = 64 * 1024 * 1024;
+
+/// Partitions that one shard reads from the disk for one fetch. Those behind them give nothing this time, as when
+/// `max_bytes` is used up.
+pub const READS_PER_FETCH_MAX: usize = 128;
 
 /// Incremental fetch sessions of one shard (Kafka's `max.incremental.fetch.session.cache.slots`).
 pub const FETCH_SESSIONS_PER_SHARD_MAX: usize = 1_000;
@@ -82,3 +112,5 @@ const _: () = assert!(WAL_FILE_BYTES.is_multiple_of(DISK_REQUEST_BYTES_MAX as u6
 const _: () = assert!(WAL_FILE_BYTES >= 2 * WAL_FLUSH_BYTES_MAX as u64);
 const _: () = assert!(WAL_FLUSH_BYTES_MAX >= SEGMENT_CHUNK_BYTES);
 const _: () = assert!(SEGMENT_WRITE_BYTES_MAX >= SEGMENT_CHUNK_BYTES);
+const _: () = assert!(RESPONSE_BYTES_PER_SHARD_MAX >= 2 * FETCH_BYTES_MAX);
+const _: () = assert!(READ_BYTES_UNDER_WAY_MAX >= FETCH_BYTES_MAX);

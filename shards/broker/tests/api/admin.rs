@@ -1,5 +1,7 @@
 //! DeleteRecords, OffsetForLeaderEpoch, DescribeProducers, DescribeCluster, DescribeLogDirs, ElectLeaders.
 
+use std::sync::Arc;
+
 use std::collections::HashMap;
 
 use broker::{ActiveProducer, Op, OpResult, Target};
@@ -234,6 +236,25 @@ fn the_cluster_is_described() {
     }
 }
 
+#[test]
+fn brokers_that_are_not_alive_are_described_on_request() {
+    let mut world = World::new();
+    world.broker.on_alive(Arc::new([NODE].into()));
+    let described = |world: &mut World, version, include_fenced_brokers| {
+        let request = DescribeClusterRequestData { include_fenced_brokers, ..Default::default() };
+        let Response::DescribeCluster(response) = world.ask(version, &Request::DescribeCluster(request))
+        else {
+            panic!("another response")
+        };
+        response.brokers.iter().map(|broker| (broker.broker_id, broker.is_fenced)).collect::<Vec<_>>()
+    };
+    assert_eq!(described(&mut world, 1, false), [(1, false)]);
+    assert_eq!(described(&mut world, 2, false), [(1, false)]);
+    assert_eq!(described(&mut world, 2, true), [(1, false), (2, true)]);
+    world.broker.on_alive(Arc::new([NODE, OTHER_NODE].into()));
+    assert_eq!(described(&mut world, 2, true), [(1, false), (2, false)]);
+}
+
 /// Asks for log directories, where each group has ten bytes times its number unless it is `unhosted`.
 fn log_dirs(
     world: &mut World,
@@ -336,12 +357,12 @@ fn elected(response: &ElectLeadersResponseData) -> Vec<(String, i32, ErrorCode)>
 }
 
 #[test]
-fn leaders_that_lead_need_no_election() {
+fn elections_are_held_where_they_are_needed() {
     const PREFERRED: i8 = 0;
     const UNCLEAN: i8 = 1;
     let mut world = World::new();
     let group = world.group(ORDERS, 1);
-    world.broker.on_leader(group, Term(6), None);
+    world.broker.on_leader(group, Term(6), None, Arc::default());
     let asked: &[(&str, &[i32])] = &[(ORDERS, &[0, 1, 9]), ("missing", &[0])];
     for (election_type, without_leader) in [
         (PREFERRED, ErrorCode::PreferredLeaderNotAvailable),
@@ -367,7 +388,14 @@ fn leaders_that_lead_need_no_election() {
     assert_eq!(code(response.error_code), ErrorCode::InvalidRequest);
     assert_eq!(elected(&response), [(ORDERS.to_owned(), 0, ErrorCode::InvalidRequest)]);
 
-    world.broker.on_leader(group, Term(7), Some(OTHER_NODE));
+    world.broker.on_leader(group, Term(7), Some(OTHER_NODE), Arc::default());
     let response = elect(&mut world, PREFERRED, Some(&[(ORDERS, &[1])]));
-    assert_eq!(elected(&response), [(ORDERS.to_owned(), 1, ErrorCode::PreferredLeaderNotAvailable)]);
+    assert_eq!(elected(&response), [(ORDERS.to_owned(), 1, ErrorCode::None)]);
+    let response = elect(&mut world, PREFERRED, Some(&[(ORDERS, &[1])]));
+    assert_eq!(elected(&response), [(ORDERS.to_owned(), 1, ErrorCode::ElectionNotNeeded)]);
+
+    world.broker.on_leader(group, Term(101), Some(OTHER_NODE), Arc::default());
+    world.broker.on_alive(Arc::new([NODE].into()));
+    let response = elect(&mut world, UNCLEAN, Some(&[(ORDERS, &[1])]));
+    assert_eq!(elected(&response), [(ORDERS.to_owned(), 1, ErrorCode::EligibleLeadersNotAvailable)]);
 }

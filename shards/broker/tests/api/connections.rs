@@ -110,7 +110,7 @@ fn a_client_that_does_not_take_its_responses_is_left_unread() {
     }
     // A fetch is read alone; after the second one 24 MiB are unsent, which is too much for another request.
     assert_eq!(world.reading, [(CLIENT, false), (CLIENT, true), (CLIENT, false)]);
-    world.broker.on_response_sent(CLIENT, sizes[0]);
+    world.broker.on_response_sent(world.now, CLIENT, sizes[0]);
     world.pump();
     assert_eq!(world.reading.last(), Some(&(CLIENT, true)));
     assert!(world.broker.is_idle(), "a client that does not read holds nobody up");
@@ -150,7 +150,7 @@ fn a_disconnect_forgets_requests_and_frees_their_room() {
     for _ in 0..REQUESTS_IN_FLIGHT_PER_CONNECTION_MAX {
         world.send(other, 7, &list_offsets());
     }
-    world.broker.on_disconnected(other);
+    world.broker.on_disconnected(world.now, other);
     world.pump();
     assert!(world.broker.is_idle());
     world.serve(|_| offset(1));
@@ -171,7 +171,7 @@ fn a_disconnect_cancels_the_waits_of_a_fetch() {
             let partitions = fetch_op(&op).items.iter().map(|item| fetched(item, 0, vec![])).collect();
             world.answer(token, OpResult::Fetch { partitions, waiting: true });
         }
-        world.broker.on_disconnected(CLIENT);
+        world.broker.on_disconnected(world.now, CLIENT);
         world.pump();
         let (cancelled, cancelled_token, op) = world.pop_op();
         assert!(matches!(op, Op::CancelFetchWait), "answered: {answered}");
@@ -209,7 +209,7 @@ fn a_shutdown_answers_fetches_and_reads_no_more() {
     assert_eq!(world.responses.len(), REQUESTS_IN_FLIGHT_PER_CONNECTION_MAX);
     assert!(world.reading.iter().all(|(_, reading)| !reading), "{:?}", world.reading);
     for (_, frame) in std::mem::take(&mut world.responses) {
-        world.broker.on_response_sent(CLIENT, 4 + frame.len());
+        world.broker.on_response_sent(world.now, CLIENT, 4 + frame.len());
     }
     assert!(world.broker.is_idle());
 }
@@ -280,7 +280,7 @@ fn what_cannot_be_decoded_closes_the_connection() {
         // What the client had sent behind it goes nowhere.
         world.send(CLIENT, 9, &metadata());
         assert!(world.responses.is_empty() && world.closed.len() == 1, "{name}");
-        world.broker.on_disconnected(CLIENT);
+        world.broker.on_disconnected(world.now, CLIENT);
         assert!(world.broker.is_idle(), "{name}");
     }
 }
@@ -338,7 +338,7 @@ proptest! {
         let outcomes = world.closed.len() + world.responses.len() + world.ops.len();
         let silent = range.key == ApiKey::Produce;
         prop_assert!(outcomes > 0 || silent || world.broker.next_deadline_us().is_some());
-        world.broker.on_disconnected(CLIENT);
+        world.broker.on_disconnected(world.now, CLIENT);
         world.pump();
         prop_assert!(world.broker.is_idle());
     }

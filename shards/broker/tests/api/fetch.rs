@@ -8,8 +8,8 @@ use protocol::messages::fetch_request::{
 };
 use protocol::messages::fetch_response::FetchResponseData;
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
-use types::limits::FETCH_BYTES_MAX;
-use types::{Offset, TopicId};
+use types::limits::{FETCH_BYTES_MAX, RESPONSE_BYTES_PER_SHARD_MAX};
+use types::{ConnectionId, Offset, TopicId};
 
 use crate::world::*;
 
@@ -180,6 +180,159 @@ fn min_bytes_counts_over_all_partitions() {
     let request = FetchRequestData { min_bytes: 10, ..fetch_request(&[partition(0, 0), partition(1, 0)]) };
     let response = fetch(&mut world, &request, |op| every(op, 1, &records(5)));
     assert_eq!(shown(&response).len(), 2);
+}
+
+/// A topic over two shards: a partition of each of them, and which one an operation is about.
+fn two_shards() -> (World, [FetchPartition; 2], impl Fn(&Op) -> usize) {
+    let mut world = World::empty(&[], 2);
+    let groups = world.create_topic(ORDERS, ORDERS_ID, &[1; 8]);
+    let layout = config(2).layout;
+    let second =
+        groups.iter().position(|g| layout.shard_of(*g) != layout.shard_of(groups[0])).expect("two shards");
+    let first = groups[0];
+    let number = move |op: &Op| usize::from(fetch_op(op).items[0].group != first);
+    (world, [partition(0, 0), partition(second as i32, 0)], number)
+}
+
+/// Answers as owners of so many bytes each do.
+fn serve_bytes(world: &mut World, number: &impl Fn(&Op) -> usize, bytes: [usize; 2]) {
+    world.serve(|op| every(op, 1, &records(bytes[number(op)])));
+}
+
+#[test]
+fn min_bytes_counts_over_all_shards() {
+    for (early, late, woken) in [([0, 0], [50, 50], 0), ([30, 0], [60, 40], 1), ([70, 0], [70, 30], 1)] {
+        let (mut world, both, number) = two_shards();
+        send(&mut world, 12, &FetchRequestData { min_bytes: 100, ..fetch_request(&both) });
+        let tokens: Vec<OpToken> = world.ops.iter().map(|(_, token, _)| *token).collect();
+        serve_bytes(&mut world, &number, early);
+        assert!(world.responses.is_empty() && world.ops.is_empty(), "{early:?} is too little");
+        // The owner that has its part tells, and then all are asked again.
+        world.answer(tokens[woken], OpResult::FetchWake);
+        serve_bytes(&mut world, &number, late);
+        let sizes: Vec<_> = shown(&world.pop_fetch_response(12)).iter().map(|p| p.3).collect();
+        assert_eq!(sizes, late);
+    }
+}
+
+#[test]
+fn the_owners_of_a_fetch_wait_for_parts_of_what_is_missing() {
+    let (mut world, both, number) = two_shards();
+    send(&mut world, 12, &FetchRequestData { min_bytes: 100, ..fetch_request(&both) });
+    let parts = |world: &World| -> Vec<usize> {
+        let fetches = world.ops.iter().filter(|(_, _, op)| matches!(op, Op::Fetch(_)));
+        fetches.map(|(_, _, op)| fetch_op(op).min_bytes).collect()
+    };
+    assert_eq!(parts(&world), [50, 50]);
+    let (_, first, first_op) = world.pop_op();
+    let (_, second, second_op) = world.pop_op();
+    world.answer(first, every(&first_op, 1, &records(70)));
+    world.answer(second, every(&second_op, 1, &records(11)));
+    // 19 bytes are missing: whoever gets 10 more tells.
+    assert_eq!(parts(&world), [80, 21]);
+    let cancelled = world.ops.iter().filter(|(_, _, op)| matches!(op, Op::CancelFetchWait)).count();
+    assert_eq!(cancelled, 1, "the second one waited already");
+    serve_bytes(&mut world, &number, [70, 11]);
+    assert!(world.responses.is_empty() && world.ops.is_empty());
+    world.pass_ms(500);
+    serve_bytes(&mut world, &number, [70, 11]);
+    assert_eq!(shown(&world.pop_fetch_response(12)).len(), 2);
+}
+
+#[test]
+fn an_owner_that_read_too_little_from_the_disk_is_not_waited_for() {
+    let (mut world, both, number) = two_shards();
+    send(&mut world, 12, &FetchRequestData { min_bytes: 100, ..fetch_request(&both) });
+    world.serve(|op| match every(op, 1, &records([49, 0][number(op)])) {
+        OpResult::Fetch { partitions, waiting } => {
+            OpResult::Fetch { partitions, waiting: waiting && number(op) == 1 }
+        }
+        other => other,
+    });
+    assert_eq!(shown(&world.pop_fetch_response(12)).len(), 2);
+}
+
+/// Lets clients hold responses of 12 MiB each until memory is short; returns the connections and the size of a response.
+fn use_up_memory(world: &mut World) -> (Vec<ConnectionId>, usize) {
+    let record = batch(12 * 1024 * 1024, Default::default());
+    let mut holders = Vec::new();
+    let mut size = 0;
+    while (holders.len() + 1) * record.len() <= RESPONSE_BYTES_PER_SHARD_MAX {
+        let holder = ConnectionId(100 + holders.len() as u64);
+        holders.push(holder);
+        world.broker.on_connected(holder, "/10.0.0.3".to_owned());
+        world.send(holder, 12, &Request::Fetch(fetch_request(&[partition(0, 0)])));
+        world.serve(|op| every(op, 1, std::slice::from_ref(&record)));
+        size = 4 + world.pop_frame().len();
+    }
+    (holders, size)
+}
+
+#[test]
+fn fetches_get_less_and_then_wait_when_responses_fill_the_memory() {
+    let mut world = World::new();
+    let (holders, size) = use_up_memory(&mut world);
+    let free = RESPONSE_BYTES_PER_SHARD_MAX - holders.len() * size;
+    let large = FetchPartition { partition_max_bytes: i32::MAX, ..partition(0, 0) };
+    let greedy = FetchRequestData { max_bytes: i32::MAX, min_bytes: 1, ..fetch_request(&[large]) };
+    send(&mut world, 12, &greedy);
+    let (_, token, op) = world.pop_op();
+    assert_eq!(fetch_op(&op).max_bytes, free, "what is left");
+    // While it is under way nothing is left.
+    let (second, third) = (ConnectionId(2), ConnectionId(3));
+    for waiting in [second, third] {
+        world.broker.on_connected(waiting, "/10.0.0.2".to_owned());
+        world.send(waiting, 12, &Request::Fetch(fetch_request(&[partition(0, 0)])));
+    }
+    assert!(world.ops.is_empty());
+    // Too little, and no more was let be read: the client is told what there is.
+    world.answer(token, every(&op, 1, &records(3)));
+    assert_eq!(shown(&world.pop_fetch_response(12)), [(0, ErrorCode::None, 1, 3)]);
+    assert_eq!(world.ops.len(), 2, "both go on with what came free");
+    world.serve(|op| every(op, 1, &records(5)));
+    assert_eq!(world.responses.drain(..).map(|(id, _)| id).collect::<Vec<_>>(), [second, third]);
+}
+
+#[test]
+fn memory_comes_free_when_responses_are_sent_or_their_connections_are_gone() {
+    for is_sent in [true, false] {
+        let mut world = World::new();
+        let (holders, size) = use_up_memory(&mut world);
+        let record = batch(8 * 1024 * 1024, Default::default());
+        send(&mut world, 12, &fetch_request(&[partition(0, 0)]));
+        world.serve(|op| every(op, 1, std::slice::from_ref(&record)));
+        world.pop_frame();
+        let waiting = ConnectionId(2);
+        world.broker.on_connected(waiting, "/10.0.0.2".to_owned());
+        world.send(waiting, 12, &Request::Fetch(fetch_request(&[partition(0, 0)])));
+        assert!(world.ops.is_empty(), "nothing is left");
+        match is_sent {
+            true => world.broker.on_response_sent(world.now, holders[0], size),
+            false => world.broker.on_disconnected(world.now, holders[0]),
+        }
+        world.pump();
+        assert_eq!(world.ops.len(), 1, "sent: {is_sent}");
+    }
+}
+
+#[test]
+fn a_fetch_that_waits_for_memory_may_go_and_ends_with_the_broker() {
+    let mut world = World::new();
+    use_up_memory(&mut world);
+    let record = batch(8 * 1024 * 1024, Default::default());
+    send(&mut world, 12, &fetch_request(&[partition(0, 0)]));
+    world.serve(|op| every(op, 1, std::slice::from_ref(&record)));
+    world.pop_frame();
+    let (gone, waiting) = (ConnectionId(2), ConnectionId(3));
+    for connection in [gone, waiting] {
+        world.broker.on_connected(connection, "/10.0.0.2".to_owned());
+        world.send(connection, 12, &Request::Fetch(fetch_request(&[partition(0, 0)])));
+    }
+    world.broker.on_disconnected(world.now, gone);
+    world.broker.on_shutdown(world.now);
+    world.pump();
+    assert!(world.broker.is_idle() && world.ops.is_empty());
+    assert_eq!(world.closed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [waiting]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Metadata and FindCoordinator, and the topics that they make; InitProducerId, ListOffsets.
 
+use std::sync::Arc;
+
 use broker::{MetadataOp, Op, OpResult};
 use metadata::{Applied, Command};
 use protocol::frame::{Request, Response};
@@ -67,9 +69,9 @@ fn brokers_topics_and_leaders_are_described() {
     assert_eq!(response.topics[0].partitions[2].isr_nodes, [2]);
 
     let group = world.group(ORDERS, 0);
-    world.broker.on_leader(group, Term(4), Some(OTHER_NODE));
+    world.broker.on_leader(group, Term(4), Some(OTHER_NODE), Arc::default());
     assert_eq!(ask(&mut world, 12, request(None)).topics[0].partitions[0].leader_id, 1, "that was long ago");
-    world.broker.on_leader(group, Term(6), None);
+    world.broker.on_leader(group, Term(6), None, Arc::default());
     let partition = ask(&mut world, 12, request(None)).topics[0].partitions[0].clone();
     assert_eq!((code(partition.error_code), partition.leader_id), (ErrorCode::LeaderNotAvailable, -1));
 }
@@ -230,7 +232,7 @@ fn several_coordinators_are_found_at_once() {
     assert_eq!(code(response.coordinators[0].error_code), ErrorCode::InvalidRequest);
     for partition in 0..4 {
         let group = world.group("__consumer_offsets", partition);
-        world.broker.on_leader(group, Term(9), None);
+        world.broker.on_leader(group, Term(9), None, Arc::default());
     }
     assert_eq!(code(find(&mut world, 0, 0, &["group"]).error_code), ErrorCode::CoordinatorNotAvailable);
 }

@@ -207,32 +207,34 @@ fn acks_0_gets_no_response_and_an_error_closes() {
 }
 
 #[test]
-fn acks_all_waits_no_longer_than_the_client_wants() {
-    let mut world = World::new();
-    world.send_produce(9, &produce_request(-1, ORDERS, &[(0, one_batch()), (1, one_batch())]));
-    let (_, late, _) = world.pop_op();
-    let (_, in_time, _) = world.pop_op();
-    world.answer(in_time, produced(4));
-    world.pass_ms(999);
-    assert!(world.responses.is_empty());
-    world.pass_ms(1);
-    let response = world.pop_produce_response(9);
-    let errors: Vec<_> = response.responses[0]
-        .partition_responses
-        .iter()
-        .map(|p| (code(p.error_code), p.base_offset))
-        .collect();
-    assert_eq!(errors, [(ErrorCode::RequestTimedOut, -1), (ErrorCode::None, 4)]);
-    world.answer(late, produced(3));
-    assert!(world.responses.is_empty() && world.broker.next_deadline_us().is_none());
+fn a_produce_waits_no_longer_than_the_client_wants() {
+    for acks in [1, -1] {
+        let mut world = World::new();
+        world.send_produce(9, &produce_request(acks, ORDERS, &[(0, one_batch()), (1, one_batch())]));
+        let (_, late, _) = world.pop_op();
+        let (_, in_time, _) = world.pop_op();
+        world.answer(in_time, produced(4));
+        world.pass_ms(999);
+        assert!(world.responses.is_empty());
+        world.pass_ms(1);
+        let response = world.pop_produce_response(9);
+        let errors: Vec<_> = response.responses[0]
+            .partition_responses
+            .iter()
+            .map(|p| (code(p.error_code), p.base_offset))
+            .collect();
+        assert_eq!(errors, [(ErrorCode::RequestTimedOut, -1), (ErrorCode::None, 4)], "acks={acks}");
+        world.answer(late, produced(3));
+        assert!(world.responses.is_empty() && world.broker.next_deadline_us().is_none());
+    }
 }
 
 #[test]
-fn acks_1_has_no_deadline() {
+fn acks_0_has_no_deadline() {
     let mut world = World::new();
-    world.send_produce(9, &produce_request(1, ORDERS, &[(0, one_batch())]));
+    world.send_produce(9, &produce_request(0, ORDERS, &[(0, one_batch())]));
     assert_eq!(world.broker.next_deadline_us(), None);
-    assert!(matches!(&world.ops[0].2, Op::Produce(op) if op.acks == 1));
+    assert!(matches!(&world.ops[0].2, Op::Produce(op) if op.acks == 0));
 }
 
 /// A Produce of version 0, 1 or 2: version 3 without its transactional id, which no codec writes any more.

@@ -1,5 +1,7 @@
 //! CreateTopics, DeleteTopics, CreatePartitions, DescribeTopicPartitions.
 
+use std::sync::Arc;
+
 use broker::OpResult;
 use metadata::{Applied, MetadataError};
 use protocol::frame::{Request, Response};
@@ -397,7 +399,7 @@ fn one_response_has_no_more_than_2000_partitions() {
 fn partitions_are_described_with_leaders_and_operations() {
     let mut world = World::new();
     let group = world.group(ORDERS, 1);
-    world.broker.on_leader(group, Term(6), None);
+    world.broker.on_leader(group, Term(6), None, Arc::default());
     let response = pages(&mut world, &[ORDERS], 10, None);
     let topic = &response.topics[0];
     assert_eq!((topic_id(topic.topic_id), topic.topic_authorized_operations), (ORDERS_ID, 3576));

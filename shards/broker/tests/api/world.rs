@@ -45,9 +45,11 @@ pub struct World {
 pub fn config(data_shards: u16) -> BrokerConfig {
     BrokerConfig {
         node: NODE,
+        incarnation: 1,
         layout: ShardLayout::new(data_shards, false),
         offsets_topic_partitions: 4,
         offsets_topic_replication: 1,
+        reads_in_rack: false,
         producer_id_expiration_ms: 86_400_000,
         retention_check_interval_ms: 300_000,
         log_dir: "/var/lib/chronik".to_owned(),
@@ -80,8 +82,10 @@ impl World {
         for (node, host) in [(NODE, "one"), (OTHER_NODE, "two")] {
             let endpoint = Endpoint { listener: "PLAINTEXT".to_owned(), host: host.to_owned(), port: 9092 };
             let rack = (node == OTHER_NODE).then(|| "rack-b".to_owned());
-            world.apply(Command::RegisterBroker { node, rack, endpoints: vec![endpoint], incarnation: 1 });
+            let (endpoints, directory_id) = (vec![endpoint], None);
+            world.apply(Command::RegisterBroker { node, rack, endpoints, incarnation: 1, directory_id });
         }
+        world.broker.on_alive(Arc::new([NODE, OTHER_NODE].into()));
         world.broker.on_connected(CLIENT, "/127.0.0.1".to_owned());
         world
     }
@@ -104,7 +108,7 @@ impl World {
             for group in groups {
                 let (topic, index) = image.partition_of_group(*group).expect("it was just made");
                 let leader = topic.partition(index).expect("it was just made").replicas[0];
-                self.broker.on_leader(*group, Term(5), Some(leader));
+                self.broker.on_leader(*group, Term(5), Some(leader), Arc::default());
             }
         }
         applied
@@ -184,13 +188,21 @@ impl World {
         }
     }
 
-    /// Answers changes of the metadata by making them.
+    /// Answers changes of the metadata by making them, and lets every replica lead that is to.
     pub fn serve_metadata(&mut self) {
         while let Some((target, token, op)) = self.ops.pop_front() {
-            let Op::Metadata(MetadataOp::Propose { command, .. }) = op else { panic!("no proposal: {op:?}") };
             assert_eq!(target, Target::Metadata);
-            let applied = self.apply(command);
-            self.answer(token, OpResult::Metadata(Ok(applied)));
+            let result = match op {
+                Op::Metadata(MetadataOp::Propose { command, .. }) => {
+                    OpResult::Metadata(Ok(self.apply(command)))
+                }
+                Op::Metadata(MetadataOp::HandOver { group, to, .. }) => {
+                    self.broker.on_leader(group, Term(100), Some(to), Arc::default());
+                    OpResult::HandedOver(true)
+                }
+                other => panic!("not for the metadata: {other:?}"),
+            };
+            self.answer(token, result);
         }
     }
 

@@ -96,16 +96,6 @@ pub struct RetentionConfig {
     pub retention_bytes: i64,
 }
 
-/// What retention wants of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetentionPlan {
-    /// The new log start offset, at or above the present one.
-    pub log_start: Offset,
-    /// All segments go, the active one too. Kafka's way: seal the active one, begin an empty segment at
-    /// `log_start`, which is where the last one ends, and then delete.
-    pub begins_segment: bool,
-}
-
 /// The segments of one partition, by ascending base offset and without overlap. Owned by the partition; read from the
 /// directory at start. All are sealed but possibly the last, the active one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -226,8 +216,8 @@ impl SegmentList {
     /// Where the log should start under the policy `delete` (Kafka's `UnifiedLog.deleteOldSegments`). Whole
     /// segments go, oldest first: those below `log_start` anyway; then, by size, as long as what stays is at
     /// least `retention.bytes`; then, by time, until the first one whose highest timestamp is not older than
-    /// `retention.ms`. An empty active segment stays.
-    pub fn plan_retention(&self, config: &RetentionConfig, log_start: Offset, now_ms: i64) -> RetentionPlan {
+    /// `retention.ms`. The active segment may be among them: the log then starts where it ends. An empty one stays.
+    pub fn plan_retention(&self, config: &RetentionConfig, log_start: Offset, now_ms: i64) -> Offset {
         let deletable = &self.segments[..self.segments.len() - usize::from(self.is_last_empty())];
         let below = self.count_below(log_start).min(deletable.len());
         let mut kept = &deletable[below..];
@@ -248,32 +238,24 @@ impl SegmentList {
             }
         }
         let deleted = &deletable[..deletable.len() - kept.len()];
-        let new_start = match (deleted.last(), self.segments.get(deleted.len())) {
+        match (deleted.last(), self.segments.get(deleted.len())) {
             (None, _) => log_start,
             (Some(_), Some(next)) => next.base.max(log_start),
             (Some(last), None) => last.end.max(log_start),
-        };
-        let begins_segment = !deleted.is_empty() && deleted.len() == self.segments.len();
-        RetentionPlan { log_start: new_start, begins_segment }
+        }
     }
 
     fn is_last_empty(&self) -> bool {
         self.segments.last().is_some_and(|last| last.bytes == 0)
     }
 
-    /// How many segments lie wholly below `log_start`. Kafka keeps a segment until the next one begins at or
-    /// below the log start; the last one is never counted.
+    /// How many segments lie wholly below `log_start`. An empty one, which is the last, is not counted.
     fn count_below(&self, log_start: Offset) -> usize {
-        self.segments.partition_point(|segment| segment.base <= log_start).saturating_sub(1)
+        self.segments.partition_point(|segment| segment.end <= log_start && segment.base < segment.end)
     }
 
-    /// The segments that may be deleted because the log starts at `log_start`, oldest first. The last segment is never
-    /// among them.
-    pub fn segments_below(&self, log_start: Offset) -> &[SegmentInfo] {
-        &self.segments[..self.count_below(log_start)]
-    }
-
-    /// Forgets [`segments_below`](SegmentList::segments_below) and returns them, when their files are deleted.
+    /// Takes out the segments that hold nothing of a log that starts at `log_start`, oldest first. The active one is
+    /// among them when it ends there or before: a log whose records are all gone has no segment.
     pub fn remove_below(&mut self, log_start: Offset) -> Vec<SegmentInfo> {
         let count = self.count_below(log_start);
         self.segments.drain(..count).collect()

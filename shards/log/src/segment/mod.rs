@@ -13,7 +13,7 @@ pub use index::{
     IndexMark, OFFSET_ENTRY_BYTES, Restored, SegmentIndex, TIME_ENTRY_BYTES, are_sealed_indexes_sane,
     last_timestamp, offset_for_timestamp, position_for_offset, position_for_timestamp, restore,
 };
-pub use list::{NextBatch, RetentionConfig, RetentionPlan, RollConfig, RollReason, SegmentInfo, SegmentList};
+pub use list::{NextBatch, RetentionConfig, RollConfig, RollReason, SegmentInfo, SegmentList};
 pub use read::{BatchSpan, ReadPlan, ScanEnd, plan_read, plan_timestamp_search};
 
 use types::Offset;

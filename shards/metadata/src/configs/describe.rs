@@ -190,6 +190,7 @@ mod tests {
                 rack: None,
                 endpoints: vec![endpoint("h", 1)],
                 incarnation: 1,
+                directory_id: None,
             },
             Command::CreateTopic {
                 name: "orders".to_owned(),

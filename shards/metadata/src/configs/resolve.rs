@@ -55,8 +55,6 @@ pub struct TopicConfig {
     pub cleanup_policy: CleanupPolicy,
     /// `delete.retention.ms`.
     pub delete_retention_ms: i64,
-    /// `file.delete.delay.ms`.
-    pub file_delete_delay_ms: i64,
     /// `max.compaction.lag.ms`.
     pub max_compaction_lag_ms: i64,
     /// `max.message.bytes`: the largest batch, 1 byte to 16 MiB.
@@ -247,7 +245,6 @@ impl TopicConfig {
         TopicConfig {
             cleanup_policy: CleanupPolicy::parse(&text("cleanup.policy")).unwrap_or(CleanupPolicy::Delete),
             delete_retention_ms: number("delete.retention.ms"),
-            file_delete_delay_ms: number("file.delete.delay.ms"),
             max_compaction_lag_ms: number("max.compaction.lag.ms"),
             max_message_bytes: unsigned(number("max.message.bytes")),
             message_timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
@@ -307,7 +304,6 @@ mod tests {
             TopicConfig {
                 cleanup_policy: CleanupPolicy::Delete,
                 delete_retention_ms: 86_400_000,
-                file_delete_delay_ms: 60_000,
                 max_compaction_lag_ms: i64::MAX,
                 max_message_bytes: 1_048_588,
                 message_timestamp_after_max_ms: 3_600_000,

@@ -73,10 +73,10 @@ pub static TOPIC_CONFIGS: &[ConfigDefinition] = &[
     ConfigDefinition {
         name: "file.delete.delay.ms",
         kind: ConfigType::Long,
-        default: Some("60000"),
-        accepts: Accepts::Integer { min: 0, max: LONG_MAX },
+        default: Some("0"),
+        accepts: Accepts::Only { values: &["0"], because: "removes the files of deleted segments at once" },
         synonyms: synonyms!["log.segment.delete.delay.ms"],
-        documentation: "How long a deleted segment's files stay on disk for readers that still use them, in milliseconds.",
+        documentation: "How long the files of a deleted segment stay on disk: they go at once, and readers are told.",
     },
     ConfigDefinition {
         name: "flush.messages",

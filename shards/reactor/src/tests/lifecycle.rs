@@ -1,6 +1,7 @@
 //! Starting, stopping, dying, and the rings between shards.
 
 use shard::{FatalReason, LeaderChange, ShardMessage};
+use std::sync::Arc;
 use types::Term;
 
 use super::*;
@@ -126,7 +127,12 @@ fn a_fatal_effect_ends_the_node_without_another_word() {
 fn rings_keep_the_order_and_drop_nothing() {
     const MESSAGES: u64 = 5_000;
     let leader = |number: u64| {
-        ShardMessage::Leader(LeaderChange { group: GroupId(number), term: Term(number), leader: None })
+        ShardMessage::Leader(LeaderChange {
+            group: GroupId(number),
+            term: Term(number),
+            leader: None,
+            in_sync: Arc::default(),
+        })
     };
     let dir = temporary();
     let (sender, counts) = crossbeam_channel::unbounded();

@@ -1,6 +1,7 @@
 //! Whole nodes over real sockets and files, with state machines made for each test.
 
 mod lifecycle;
+mod peers;
 mod sockets;
 mod storage;
 

@@ -185,7 +185,14 @@ fn disk(token: u64, request: DiskRequest) -> Effect {
 }
 
 fn create_group(token: u64) -> Effect {
-    disk(token, DiskRequest::CreateGroup { group: GROUP, description: "version: 0\n".to_owned() })
+    disk(
+        token,
+        DiskRequest::CreateGroup {
+            group: GROUP,
+            description: "version: 0\n".to_owned(),
+            segments: Vec::new(),
+        },
+    )
 }
 
 fn append(token: u64, position: u64, bytes: usize) -> Effect {
@@ -334,7 +341,14 @@ fn many_groups_work_at_once_and_each_in_its_order() {
     let dir = temporary();
     let events = run_script(dir.path(), || {
         let create = (0..GROUPS).map(|group| {
-            disk(group, DiskRequest::CreateGroup { group: GroupId(group), description: String::new() })
+            disk(
+                group,
+                DiskRequest::CreateGroup {
+                    group: GroupId(group),
+                    description: String::new(),
+                    segments: Vec::new(),
+                },
+            )
         });
         let work = (0..GROUPS * 10).map(|number| {
             let (group, round) = (number % GROUPS, number / GROUPS);

@@ -11,7 +11,7 @@ use protocol::messages::delete_topics_request::{DeleteTopicState, DeleteTopicsRe
 use protocol::messages::metadata_request::{MetadataRequestData, MetadataRequestTopic};
 use protocol::messages::{ErrorCode, kafka_string, topic_id};
 
-use crate::actor::{Actor, Answer, Context};
+use crate::actor::{Actor, Answer, Context, Target};
 use crate::clients::is_retriable;
 use crate::model::{Floor, Life, PartitionModel, TopicModel, TopicRef};
 
@@ -29,27 +29,38 @@ enum Task {
 pub struct Admin {
     is_heavy: bool,
     topics_max: usize,
+    replication_min: usize,
     tasks_left: u64,
     pause_us: u64,
     is_connected: bool,
     is_connecting: bool,
     task: Option<Task>,
     asked: Option<i32>,
+    /// The last error of the task.
+    refused: Option<ErrorCode>,
     wait_until_us: u64,
 }
 
 impl Admin {
     /// An administrator who keeps so many topics and begins so many tasks.
-    pub fn new(is_heavy: bool, topics_max: usize, tasks_left: u64, pause_us: u64) -> Admin {
+    pub fn new(
+        is_heavy: bool,
+        topics_max: usize,
+        replication_min: usize,
+        tasks_left: u64,
+        pause_us: u64,
+    ) -> Admin {
         Admin {
             is_heavy,
             topics_max,
+            replication_min,
             tasks_left,
             pause_us,
             is_connected: false,
             is_connecting: false,
             task: None,
             asked: None,
+            refused: None,
             wait_until_us: 0,
         }
     }
@@ -72,7 +83,11 @@ impl Admin {
             self.asked = Some(self.ask(context, &task));
         } else if !self.is_connecting {
             self.is_connecting = true;
-            context.connect();
+            let target = match &task {
+                Task::DeleteRecords { topic, partition, .. } => context.leader(*topic, *partition),
+                Task::Create { .. } | Task::Delete { .. } => Target::Any,
+            };
+            context.connect(target);
         }
     }
 
@@ -120,8 +135,9 @@ impl Admin {
         let megabytes = context.random.between(1, 4);
         configs.push(("segment.bytes", (megabytes << 20).to_string()));
         let has_retention = context.random.percent(30);
+        let expires = has_retention && context.random.percent(50);
         if has_retention {
-            match context.random.percent(50) {
+            match expires {
                 true => configs.push(("retention.ms", context.random.between(500, 5_000).to_string())),
                 false => configs.push(("retention.bytes", context.random.between(1, 6 << 20).to_string())),
             }
@@ -133,11 +149,22 @@ impl Admin {
         if has_append_time {
             configs.push(("message.timestamp.type", "LogAppendTime".to_owned()));
         }
+        let replication = match context.nodes {
+            1 => 1,
+            nodes => context.random.between(self.replication_min as u64, nodes as u64),
+        };
+        let replication = usize::try_from(replication).expect("few nodes");
+        if replication > 1 && context.random.percent(30) {
+            let in_sync_min = context.random.between(1, replication as u64 / 2 + 1);
+            configs.push(("min.insync.replicas", in_sync_min.to_string()));
+        }
         context.model.topics.push(TopicModel {
             name: format!("t{}", topic.0),
             id: None,
             life: Life::Creating,
+            replication,
             has_retention,
+            expires,
             has_append_time,
             partitions: (0..partitions).map(|_| PartitionModel::default()).collect(),
         });
@@ -162,7 +189,7 @@ impl Admin {
                 let wanted = CreatableTopic {
                     name: kafka_string(&model.name),
                     num_partitions: i32::try_from(model.partitions.len()).expect("few partitions"),
-                    replication_factor: 1,
+                    replication_factor: i16::try_from(model.replication).expect("few nodes"),
                     configs: configs.collect(),
                     ..Default::default()
                 };
@@ -198,13 +225,24 @@ impl Admin {
         match (task, response) {
             (Task::Create { topic, configs, .. }, Response::CreateTopics(response)) => {
                 let code = ErrorCode::from(response.topics[0].error_code);
+                self.refused = Some(code);
                 let is_made = matches!(code, ErrorCode::None | ErrorCode::TopicAlreadyExists);
-                assert!(is_made || is_retriable(code), "a topic is refused with {code:?}: {response:?}");
+                // A node that does not know all others yet cannot place that many replicas.
+                let is_early = context.nodes > 1 && code == ErrorCode::InvalidReplicationFactor;
+                if is_early && context.is_stopping {
+                    // Nodes that are left out may never have been heard of.
+                    return None;
+                }
+                assert!(
+                    is_made || is_early || is_retriable(code),
+                    "a topic is refused with {code:?}: {response:?}"
+                );
                 Some(Task::Create { topic, configs, is_made })
             }
             (Task::Create { topic, configs, .. }, Response::Metadata(response)) => {
                 let found = &response.topics[0];
                 let code = ErrorCode::from(found.error_code);
+                self.refused = Some(code);
                 if code != ErrorCode::None {
                     assert!(is_retriable(code), "the metadata of a topic is refused with {code:?}");
                     return Some(Task::Create { topic, configs, is_made: true });
@@ -221,7 +259,12 @@ impl Admin {
             }
             (Task::Delete { topic, is_retry }, Response::DeleteTopics(response)) => {
                 let code = ErrorCode::from(response.responses[0].error_code);
+                self.refused = Some(code);
                 let is_gone = code == ErrorCode::UnknownTopicOrPartition;
+                if is_gone && context.nodes > 1 {
+                    // It is deleted, or this node has not heard of it yet: nobody counts on it any more.
+                    return None;
+                }
                 let name = &context.model.topic(topic).name;
                 assert!(is_retry || !is_gone, "{name} was acknowledged, and is unknown");
                 if code == ErrorCode::None || is_gone {
@@ -234,10 +277,13 @@ impl Admin {
             (Task::DeleteRecords { topic, partition, offset, floor }, Response::DeleteRecords(response)) => {
                 let answer = &response.topics[0].partitions[0];
                 let code = ErrorCode::from(answer.error_code);
+                self.refused = Some(code);
                 let name = context.model.topic(topic).name.clone();
                 if code != ErrorCode::None {
+                    // A leader that was deposed may not know of what was committed since.
+                    let is_deposed = context.nodes > 1 && code == ErrorCode::OffsetOutOfRange;
                     assert!(
-                        is_retriable(code),
+                        is_retriable(code) || is_deposed,
                         "{name}-{partition}: deletion up to {offset} is refused with {code:?}"
                     );
                     return Some(Task::DeleteRecords { topic, partition, offset, floor });
@@ -259,7 +305,7 @@ impl Admin {
 
 impl Actor for Admin {
     fn name(&self) -> String {
-        format!("administrator with {:?}", self.task)
+        format!("administrator with {:?}, refused with {:?}", self.task, self.refused)
     }
 
     fn on_timer(&mut self, context: &mut Context<'_>) {
@@ -291,7 +337,14 @@ impl Actor for Admin {
         self.task = self.on_response(context, task, response);
         let us = match &self.task {
             Some(Task::Create { is_made: true, .. }) if !was_made => 0,
-            Some(_) => BACKOFF_US,
+            Some(_) => {
+                if context.nodes > 1 {
+                    // Another node may do better.
+                    self.is_connected = false;
+                    context.disconnect();
+                }
+                BACKOFF_US
+            }
             None => context.random.below(self.pause_us + 1),
         };
         self.wait(context, us);

@@ -10,7 +10,7 @@ use protocol::messages::list_offsets_request::{
 use protocol::messages::offset_fetch_request::{OffsetFetchRequestData, OffsetFetchRequestTopic};
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
 
-use crate::actor::{Actor, Answer, Context};
+use crate::actor::{Actor, Answer, Context, Target};
 use crate::clients::is_retriable;
 use crate::model::{Life, TopicRef};
 
@@ -89,7 +89,14 @@ impl Auditor {
             self.asked = Some(self.ask(context, &task));
         } else if !self.is_connecting {
             self.is_connecting = true;
-            context.connect();
+            let target = match &task {
+                Task::Start { topic, partition }
+                | Task::Drain { topic, partition, .. }
+                | Task::Look { topic, partition, .. } => context.leader(*topic, *partition),
+                Task::Deleted { .. } => Target::Any,
+                Task::Committed { group, .. } => Target::Coordinator(group.clone()),
+            };
+            context.connect(target);
         }
     }
 
@@ -124,7 +131,7 @@ impl Auditor {
             (Task::Start { topic, partition }, Answer::Response(Response::ListOffsets(response))) => {
                 let Some((_, start)) = listed(&response) else { return false };
                 let (topic, partition) = (*topic, *partition);
-                self.tasks.push_back(Task::Drain { topic, partition, start, next: start });
+                self.tasks.push_front(Task::Drain { topic, partition, start, next: start });
                 true
             }
             (Task::Drain { topic, partition, start, next }, Answer::Fetch(response)) => {
@@ -134,15 +141,22 @@ impl Auditor {
                     // Retention may have moved the start meanwhile.
                     let has_retention = context.model.topic(*topic).has_retention;
                     if code == ErrorCode::OffsetOutOfRange && has_retention {
-                        self.tasks.push_back(Task::Start { topic: *topic, partition: *partition });
+                        self.tasks.push_front(Task::Start { topic: *topic, partition: *partition });
                         return true;
                     }
-                    assert!(is_retriable(code), "{task:?} is refused with {code:?}");
+                    // A follower that has just started knows of less.
+                    let is_behind = code == ErrorCode::OffsetOutOfRange && context.nodes > 1;
+                    assert!(is_behind || is_retriable(code), "{task:?} is refused with {code:?}");
                     return false;
                 }
                 let floor = context.model.floor(*topic, *partition);
-                let end = answer.high_watermark;
-                context.model.on_watermarks(*topic, *partition, floor, answer.log_start_offset, end);
+                let (log_start, end) = (answer.log_start_offset, answer.high_watermark);
+                if context.nodes > 1 && (end < floor.end || log_start < floor.start) {
+                    // A follower that has just started hears of it soon.
+                    return false;
+                }
+                let node = context.run.expect("an answer comes over a connection");
+                context.model.on_watermarks((*topic, *partition), node, floor, log_start, end);
                 let records = answer.records.clone().unwrap_or_default();
                 let read = context.model.on_read(*topic, *partition, *next, end, &records);
                 assert!(
@@ -153,7 +167,7 @@ impl Auditor {
                     true => self.on_drained(context, *topic, *partition, *start, end),
                     false => {
                         let (topic, partition, start) = (*topic, *partition, *start);
-                        self.tasks.push_back(Task::Drain { topic, partition, start, next: read });
+                        self.tasks.push_front(Task::Drain { topic, partition, start, next: read });
                     }
                 }
                 true
@@ -166,8 +180,10 @@ impl Auditor {
             (Task::Deleted { topic }, Answer::Fetch(response)) => {
                 let code = ErrorCode::from(response.responses[0].partitions[0].error_code);
                 let name = &context.model.topic(*topic).name;
-                assert_eq!(code, ErrorCode::UnknownTopicId, "{name} was deleted");
-                true
+                let is_gone = code == ErrorCode::UnknownTopicId;
+                // A node that has just started knows what was so when it ended.
+                assert!(is_gone || context.nodes > 1, "{name} was deleted, and is answered with {code:?}");
+                is_gone
             }
             (
                 Task::Committed { group, topic, partition },
@@ -219,7 +235,7 @@ impl Auditor {
             }
         }
         let look = |timestamp_ms| Task::Look { topic, partition, start, end, timestamp_ms };
-        self.tasks.extend(looks.into_iter().map(look));
+        looks.into_iter().map(look).for_each(|look| self.tasks.push_front(look));
     }
 }
 
@@ -320,6 +336,11 @@ impl Actor for Auditor {
             self.pump(context);
         } else {
             self.tasks.push_front(task);
+            if context.nodes > 1 {
+                // Another node may do better.
+                self.is_connected = false;
+                return context.disconnect();
+            }
             context.timer_us(BACKOFF_US);
         }
     }

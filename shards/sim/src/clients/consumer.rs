@@ -5,7 +5,7 @@ use protocol::messages::fetch_request::{FetchPartition, FetchRequestData, FetchT
 use protocol::messages::fetch_response::FetchResponseData;
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
 
-use crate::actor::{Actor, Answer, Context};
+use crate::actor::{Actor, Answer, Context, Target};
 use crate::clients::is_retriable;
 use crate::model::{Floor, Life, TopicRef};
 
@@ -28,6 +28,8 @@ pub struct Consumer {
     is_connected: bool,
     is_connecting: bool,
     positions: Vec<Position>,
+    /// The partition whose leader it looked for.
+    target: Option<(TopicRef, i32)>,
     asked: Option<i32>,
     is_stopped: bool,
 }
@@ -40,6 +42,7 @@ impl Consumer {
             is_connected: false,
             is_connecting: false,
             positions: Vec::new(),
+            target: None,
             asked: None,
             is_stopped: false,
         }
@@ -52,8 +55,7 @@ impl Consumer {
         }
         if !self.is_connected {
             if !self.is_connecting {
-                self.is_connecting = true;
-                context.connect();
+                self.connect(context);
             }
         } else if self.asked.is_none() {
             if self.positions.is_empty() || context.random.percent(10) {
@@ -61,6 +63,18 @@ impl Consumer {
             }
             self.fetch(context);
         }
+    }
+
+    fn connect(&mut self, context: &mut Context<'_>) {
+        self.is_connecting = true;
+        let live = context.model.topics_in(Life::Live);
+        self.target = (!live.is_empty()).then(|| {
+            let topic = live[context.random.index(live.len())];
+            let partitions = context.model.topic(topic).partitions.len();
+            (topic, i32::try_from(context.random.index(partitions)).expect("few partitions"))
+        });
+        let target = self.target.map(|(topic, partition)| context.leader(topic, partition));
+        context.connect(target.unwrap_or(Target::Any));
     }
 
     fn choose(&mut self, context: &mut Context<'_>) {
@@ -72,7 +86,7 @@ impl Consumer {
         for topic in topics {
             let partitions = context.model.topic(topic).partitions.len();
             for partition in 0..i32::try_from(partitions).expect("few partitions") {
-                if context.random.percent(40) {
+                if context.random.percent(40) || self.target == Some((topic, partition)) {
                     let offset = random_offset(context, topic, partition);
                     self.positions.push(position(context, topic, partition, offset));
                 }
@@ -125,6 +139,8 @@ impl Consumer {
         assert_eq!(response.error_code, 0, "a fetch without a session is not refused as a whole");
         let mut answers = response.responses.into_iter().flat_map(|topic| topic.partitions);
         let mut positions = std::mem::take(&mut self.positions);
+        let (node, nodes) = (context.run.expect("an answer comes over a connection"), context.nodes);
+        let mut refused = Vec::new();
         let (mut has_more, mut has_any, mut is_refused) = (false, false, false);
         for at in &mut positions {
             let answer = answers.next().expect("every partition is answered");
@@ -134,9 +150,10 @@ impl Consumer {
             let name = context.model.topic(topic).name.clone();
             match code {
                 ErrorCode::None => {
-                    assert!(!at.was_deleted, "{name} was deleted, and is served");
+                    // Of several nodes some hear of it later.
+                    assert!(nodes > 1 || !at.was_deleted, "{name} was deleted, and is served");
                     let (start, end) = (answer.log_start_offset, answer.high_watermark);
-                    context.model.on_watermarks(topic, partition, at.floor, start, end);
+                    context.model.on_watermarks((topic, partition), node, at.floor, start, end);
                     let records = answer.records.unwrap_or_default();
                     has_more |= at.offset < end;
                     has_any |= !records.is_empty();
@@ -159,13 +176,20 @@ impl Consumer {
                 code => {
                     assert!(is_retriable(code), "{name}-{partition}: a fetch is refused with {code:?}");
                     is_refused = true;
+                    refused.push((topic, partition));
                 }
             }
         }
         assert!(has_any || !has_more || is_refused, "a reader does not get on: {positions:?}");
+        // What this node does not lead, another one does.
+        positions.retain(|at| !refused.contains(&(at.topic, at.partition)));
         self.positions = positions;
-        if is_refused || context.random.percent(3) {
+        if (is_refused && nodes == 1) || context.random.percent(3) {
             self.positions.clear();
+        }
+        if is_refused && nodes > 1 && self.positions.is_empty() {
+            self.is_connected = false;
+            return context.disconnect();
         }
         let pause_us = if is_refused { BACKOFF_US } else { context.random.delay_us(20_000) };
         context.timer_us(pause_us);
@@ -177,7 +201,7 @@ fn position(context: &mut Context<'_>, topic: TopicRef, partition: i32, offset: 
         topic,
         partition,
         offset,
-        floor: context.model.floor(topic, partition),
+        floor: context.model.floor_at(topic, partition, context.run),
         start_asked_max: context.model.partition(topic, partition).start_asked_max,
         was_deleted: context.model.topic(topic).life == Life::Deleted,
     }

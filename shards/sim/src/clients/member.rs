@@ -14,7 +14,7 @@ use protocol::messages::offset_fetch_request::{OffsetFetchRequestData, OffsetFet
 use protocol::messages::sync_group_request::{SyncGroupRequestAssignment, SyncGroupRequestData};
 use protocol::messages::{ErrorCode, KafkaString, kafka_string};
 
-use crate::actor::{Actor, Answer, Context};
+use crate::actor::{Actor, Answer, Context, Target};
 use crate::clients::is_retriable;
 use crate::model::{Life, TopicRef};
 
@@ -37,7 +37,7 @@ enum Step {
     Sync { assignments: Vec<SyncGroupRequestAssignment> },
     Heartbeat,
     Commit { at: Assigned, offset: i64 },
-    Fetch { at: Assigned, acknowledged: i64 },
+    Fetch { at: Assigned },
     Leave,
 }
 
@@ -56,6 +56,8 @@ pub struct Member {
     asked: Option<i32>,
     wait_until_us: u64,
     is_stopped: bool,
+    /// What the node must know that was asked for an offset.
+    told_floor: i64,
 }
 
 impl Member {
@@ -75,6 +77,7 @@ impl Member {
             asked: None,
             wait_until_us: 0,
             is_stopped: false,
+            told_floor: -1,
         }
     }
 
@@ -96,7 +99,7 @@ impl Member {
             self.asked = Some(self.ask(context));
         } else if !self.is_connecting {
             self.is_connecting = true;
-            context.connect();
+            context.connect(Target::Coordinator(self.group.clone()));
         }
     }
 
@@ -169,7 +172,10 @@ impl Member {
                 };
                 context.send(8, &Request::OffsetCommit(request))
             }
-            Step::Fetch { at, .. } => {
+            Step::Fetch { at } => {
+                let known = context.model.committed.get(&(self.group.clone(), at.topic, at.partition));
+                let told = context.run.zip(known).map(|(run, known)| known.told_by(run));
+                self.told_floor = told.unwrap_or(-1);
                 let name = kafka_string(&context.model.topic(at.topic).name);
                 let topics = vec![OffsetFetchRequestTopic {
                     name,
@@ -202,7 +208,7 @@ impl Member {
                     known.sent += 1;
                     Step::Commit { at, offset: known.sent }
                 }
-                false => Step::Fetch { at, acknowledged: known.acknowledged },
+                false => Step::Fetch { at },
             };
         }
         let pause_us = context.random.between(1_000, 200_000);
@@ -220,7 +226,13 @@ impl Member {
                 self.generation = -1;
                 self.step = Step::Join;
             }
-            code if is_retriable(code) => {}
+            code if is_retriable(code) => {
+                if context.nodes > 1 {
+                    // The group may have another coordinator.
+                    self.is_connected = false;
+                    context.disconnect();
+                }
+            }
             _ => return false,
         }
         if !matches!(self.step, Step::Commit { .. } | Step::Fetch { .. } | Step::Heartbeat) {
@@ -233,8 +245,9 @@ impl Member {
     fn on_joined(&mut self, context: &mut Context<'_>, response: JoinGroupResponseData) {
         let newest = context.model.generations.entry(self.group.clone()).or_insert(-1);
         let generation = response.generation_id;
+        // A coordinator that was deposed does not know of newer generations, nor they of its last one.
         assert!(
-            generation > self.generation_floor || generation == *newest,
+            context.nodes > 1 || generation > self.generation_floor || generation == *newest,
             "{}: generation {generation} comes after {}",
             self.group,
             self.generation_floor
@@ -267,6 +280,7 @@ impl Member {
     }
 
     fn on_response(&mut self, context: &mut Context<'_>, response: Response) {
+        let node = context.run.expect("an answer comes over a connection");
         let code = match &response {
             Response::FindCoordinator(response) => response.error_code,
             Response::JoinGroup(response) => response.error_code,
@@ -319,19 +333,21 @@ impl Member {
                 let key = (self.group.clone(), at.topic, at.partition);
                 let known = context.model.committed.entry(key).or_default();
                 known.acknowledged = known.acknowledged.max(offset);
+                known.on_told(node, offset);
                 self.choose(context);
             }
             Response::OffsetFetch(response) => {
-                let Step::Fetch { at, acknowledged } = self.step else {
-                    unreachable!("a fetch was asked for")
-                };
+                let Step::Fetch { at } = self.step else { unreachable!("a fetch was asked for") };
                 let offset = response.topics[0].partitions[0].committed_offset;
                 let key = (self.group.clone(), at.topic, at.partition);
-                let sent = context.model.committed[&key].sent;
+                let floor = self.told_floor;
+                let known = context.model.committed.entry(key.clone()).or_default();
+                known.on_told(node, offset);
+                let sent = known.sent;
                 let is_live = context.model.topic(at.topic).life == Life::Live;
                 assert!(
-                    !is_live || (acknowledged..=sent).contains(&offset),
-                    "{key:?}: the group is at {offset}, though {acknowledged} was acknowledged and {sent} the last sent"
+                    !is_live || (floor..=sent).contains(&offset),
+                    "{key:?}: the group is at {offset}, though the node told {floor} and {sent} was the last sent"
                 );
                 self.choose(context);
             }

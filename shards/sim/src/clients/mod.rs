@@ -21,6 +21,7 @@ pub(crate) fn is_retriable(code: ErrorCode) -> bool {
             | ErrorCode::CoordinatorNotAvailable
             | ErrorCode::NotCoordinator
             | ErrorCode::NotEnoughReplicas
+            | ErrorCode::NotEnoughReplicasAfterAppend
             | ErrorCode::NotController
             | ErrorCode::KafkaStorageError
             | ErrorCode::FencedLeaderEpoch

@@ -10,7 +10,7 @@ use protocol::messages::produce_request::{PartitionProduceData, ProduceRequestDa
 use protocol::messages::produce_response::ProduceResponseData;
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
 
-use crate::actor::{Actor, Answer, Context};
+use crate::actor::{Actor, Answer, Context, Target};
 use crate::clients::is_retriable;
 use crate::model::{Life, Sent, TopicRef, VALUE_HEAD_BYTES, value_of};
 
@@ -108,8 +108,7 @@ impl Producer {
         }
         if !self.is_connected {
             if !self.is_connecting {
-                self.is_connecting = true;
-                context.connect();
+                self.connect(context);
             }
             return;
         }
@@ -133,6 +132,17 @@ impl Producer {
         self.send_unsent(context);
     }
 
+    /// Looks for the leader of what is to be sent first.
+    fn connect(&mut self, context: &mut Context<'_>) {
+        self.is_connecting = true;
+        let unsent = self.unacknowledged.front().map_or(self.partition, |first| first.parts[0].partition);
+        let target = match self.topic {
+            Some(topic) => context.leader(topic, unsent),
+            None => Target::Any,
+        };
+        context.connect(target);
+    }
+
     /// Finds a topic to produce to; `false` when there is none now.
     fn choose_topic(&mut self, context: &mut Context<'_>) -> bool {
         if let Some(topic) = self.topic {
@@ -150,6 +160,11 @@ impl Producer {
         self.topic = Some(topic);
         let partitions = context.model.topic(topic).partitions.len();
         self.partition = i32::try_from(context.random.index(partitions)).expect("few partitions");
+        if context.nodes > 1 {
+            // Whoever it is connected to was chosen for another partition.
+            self.back_off(context);
+            return false;
+        }
         true
     }
 
@@ -258,12 +273,15 @@ impl Producer {
         assert_eq!(in_flight.correlation_id, Some(correlation_id), "answers come in order");
         let mut answers = response.responses.into_iter().flat_map(|topic| topic.partition_responses);
         let mut is_refused = false;
+        let (acks, node) = (self.options.acks, context.run.expect("an answer comes over a connection"));
         in_flight.parts.retain(|part| {
             let answer = answers.next().expect("every partition is answered");
             assert_eq!(answer.index, part.partition, "partitions are answered in order");
             let code = ErrorCode::from(answer.error_code);
             if code == ErrorCode::None {
-                context.model.on_acknowledged(topic, part.partition, answer.base_offset, &part.uids);
+                let is_committed = acks == -1 || context.model.topic(topic).replication == 1;
+                let at = (topic, part.partition);
+                context.model.on_acknowledged(at, node, answer.base_offset, &part.uids, is_committed);
                 return false;
             }
             let number = self.options.number;
@@ -324,7 +342,11 @@ impl Actor for Producer {
                     return;
                 }
                 match ErrorCode::from(response.error_code) {
-                    ErrorCode::None => self.id = Some(response.producer_id),
+                    ErrorCode::None => {
+                        let is_new = context.model.producer_ids.insert(response.producer_id);
+                        assert!(is_new, "producer id {} is given out twice", response.producer_id);
+                        self.id = Some(response.producer_id);
+                    }
                     code if is_retriable(code) => self.back_off(context),
                     code => panic!("a producer id is refused with {code:?}"),
                 }

@@ -1,7 +1,5 @@
 use super::*;
-use crate::segment::{
-    NextBatch, RetentionConfig, RetentionPlan, RollConfig, RollReason, SegmentInfo, SegmentList,
-};
+use crate::segment::{NextBatch, RetentionConfig, RollConfig, RollReason, SegmentInfo, SegmentList};
 
 const KEEP_ALL: RetentionConfig = RetentionConfig { retention_ms: -1, retention_bytes: -1 };
 
@@ -47,32 +45,31 @@ fn retention_deletes_whole_segments_oldest_first() {
     let by_time = |retention_ms| RetentionConfig { retention_ms, ..KEEP_ALL };
     let by_size = |retention_bytes| RetentionConfig { retention_bytes, ..KEEP_ALL };
     let now_ms = 4_000;
-    for (config, log_start, expected, begins_segment) in [
-        (KEEP_ALL, 0, 0, false),
-        (KEEP_ALL, 17, 17, false),
-        (by_time(3_000), 0, 0, false),
-        (by_time(2_999), 0, 10, false),
-        (by_time(2_000), 0, 10, false),
+    for (config, log_start, expected) in [
+        (KEEP_ALL, 0, 0),
+        (KEEP_ALL, 17, 17),
+        (by_time(3_000), 0, 0),
+        (by_time(2_999), 0, 10),
+        (by_time(2_000), 0, 10),
         // The third is older than the second and waits for it.
-        (by_time(1_999), 0, 30, false),
-        (by_time(1_000), 0, 30, false),
-        (by_time(999), 0, 35, true),
-        (by_size(650), 0, 0, false),
-        (by_size(551), 0, 0, false),
-        (by_size(550), 0, 10, false),
-        (by_size(350), 0, 25, false),
-        (by_size(50), 0, 30, false),
-        (by_size(0), 0, 35, true),
+        (by_time(1_999), 0, 30),
+        (by_time(1_000), 0, 30),
+        (by_time(999), 0, 35),
+        (by_size(650), 0, 0),
+        (by_size(551), 0, 0),
+        (by_size(550), 0, 10),
+        (by_size(350), 0, 25),
+        (by_size(50), 0, 30),
+        (by_size(0), 0, 35),
         // Segments below the log start no longer count.
-        (by_size(351), 12, 12, false),
-        (by_size(350), 12, 25, false),
+        (by_size(351), 12, 12),
+        (by_size(350), 12, 25),
         // Both: the size takes the first, time the two behind it.
-        (RetentionConfig { retention_ms: 1_999, retention_bytes: 550 }, 0, 30, false),
-        (by_time(999), 40, 40, true),
+        (RetentionConfig { retention_ms: 1_999, retention_bytes: 550 }, 0, 30),
+        (by_time(999), 40, 40),
     ] {
         let plan = list.plan_retention(&config, Offset(log_start), now_ms);
-        let expected = RetentionPlan { log_start: Offset(expected), begins_segment };
-        assert_eq!(plan, expected, "{config:?} {log_start}");
+        assert_eq!(plan, Offset(expected), "{config:?} {log_start}");
     }
 }
 
@@ -80,45 +77,51 @@ fn retention_deletes_whole_segments_oldest_first() {
 fn retention_spares_an_empty_segment_and_clocks_that_jump() {
     let everything = RetentionConfig { retention_ms: 0, retention_bytes: 0 };
     let start = |list: &SegmentList, config: &RetentionConfig, now_ms| {
-        let plan = list.plan_retention(config, Offset(0), now_ms);
-        (plan.log_start.0, plan.begins_segment)
+        list.plan_retention(config, Offset(0), now_ms).0
     };
-    assert_eq!(start(&SegmentList::new(), &everything, 9_000), (0, false));
+    assert_eq!(start(&SegmentList::new(), &everything, 9_000), 0);
     let mut list = list(&[(0, 10, 100, 1_000)]);
-    assert_eq!(start(&list, &everything, 9_000), (10, true));
+    assert_eq!(start(&list, &everything, 9_000), 10);
     list.seal_active();
-    assert_eq!(start(&list, &everything, 9_000), (10, true));
+    assert_eq!(start(&list, &everything, 9_000), 10);
     list.push(SegmentInfo::new(Offset(10), 9_000));
-    assert_eq!(start(&list, &everything, i64::MAX), (10, false));
+    assert_eq!(start(&list, &everything, i64::MAX), 10);
     let by_time = RetentionConfig { retention_ms: 0, ..KEEP_ALL };
-    assert_eq!(start(&list, &by_time, i64::MIN), (0, false));
+    assert_eq!(start(&list, &by_time, i64::MIN), 0);
 }
 
 #[test]
 fn segments_without_timestamps_age_from_their_last_append() {
     let list = list(&[(0, 10, 100, NO_TIMESTAMP), (10, 20, 100, 9_000)]);
     let by_time = RetentionConfig { retention_ms: 1_000, ..KEEP_ALL };
-    assert_eq!(list.plan_retention(&by_time, Offset(0), 6_000).log_start, Offset(0));
-    assert_eq!(list.plan_retention(&by_time, Offset(0), 6_001).log_start, Offset(10));
+    assert_eq!(list.plan_retention(&by_time, Offset(0), 6_000), Offset(0));
+    assert_eq!(list.plan_retention(&by_time, Offset(0), 6_001), Offset(10));
 }
 
 #[test]
-fn segments_below_the_log_start_are_handed_out() {
+fn segments_below_the_log_start_are_taken_out() {
     for (log_start, expected) in [
         (0, &[][..]),
         (9, &[]),
         (10, &[0]),
-        (24, &[0]),
-        (25, &[0, 10]),
+        (19, &[0]),
+        (20, &[0, 10]),
+        (29, &[0, 10]),
         (30, &[0, 10, 25]),
-        (99, &[0, 10, 25]),
+        (34, &[0, 10, 25]),
+        (35, &[0, 10, 25, 30]),
+        (99, &[0, 10, 25, 30]),
     ] {
         let mut list = four();
-        let below: Vec<_> = list.segments_below(Offset(log_start)).to_vec();
-        assert_eq!(below.iter().map(|segment| segment.base.0).collect::<Vec<_>>(), expected, "{log_start}");
-        assert_eq!(list.remove_below(Offset(log_start)), below);
+        let below: Vec<_> =
+            list.remove_below(Offset(log_start)).iter().map(|segment| segment.base.0).collect();
+        assert_eq!(below, expected, "{log_start}");
         assert_eq!(list.len(), 4 - below.len());
+        assert_eq!(list.active().is_some(), below.len() < 4);
     }
+    let mut empty = SegmentList::new();
+    empty.push(SegmentInfo::new(Offset(10), 0));
+    assert_eq!(empty.remove_below(Offset(10)), []);
 }
 
 const ROLL: RollConfig = RollConfig { segment_bytes: 1_000, segment_ms: 500, index_bytes: 4_096 };

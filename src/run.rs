@@ -1,12 +1,14 @@
-//! A single broker, from its options to its end.
+//! A broker, alone or one of a cluster, from its options to its end.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use reactor::Stopper;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use types::NodeId;
 
 use crate::address::{self, host_and_port};
 use crate::exit::{Error, ExitReason};
@@ -16,19 +18,45 @@ use crate::machine::{Layout, LayoutOptions, Machine, plan_layout};
 use crate::node::{self, NodePlan};
 use crate::observe;
 use crate::options::Options;
+use crate::peers;
 use crate::settings::Settings;
 
-/// Runs a broker until a signal or a failure ends it.
+/// Runs a broker that is alone until a signal or a failure ends it.
 ///
 /// # Errors
 ///
 /// Whatever keeps it from starting, and what ended it if that was no signal.
-pub fn run(options: &Options) -> Result<(), Error> {
+pub fn standalone(options: &Options) -> Result<(), Error> {
     if let Some(option) = options.cluster_options.first() {
         return Err(Error::Usage(format!(
             "standalone is a single broker and takes no {option}: use `chronik-server raft-cluster` for several"
         )));
     }
+    run(options, Mode::Standalone)
+}
+
+/// Runs a broker of a cluster until a signal or a failure ends it.
+///
+/// # Errors
+///
+/// As [`standalone`].
+pub fn raft_cluster(options: &Options) -> Result<(), Error> {
+    peers::check(NodeId(options.node_id), &options.peers).map_err(Error::Usage)?;
+    let (host, port) = options.raft_address()?;
+    run(options, Mode::Cluster { host, port })
+}
+
+/// What the node is to be, once it is known to be possible.
+enum Mode {
+    Standalone,
+    /// Listens for the others there.
+    Cluster {
+        host: String,
+        port: u16,
+    },
+}
+
+fn run(options: &Options, mode: Mode) -> Result<(), Error> {
     let settings = Settings::new(options.settings.clone()).map_err(Error::Usage)?;
     let layout_options =
         LayoutOptions { data_shards: options.shards, cpus: options.cpus.as_ref(), no_pin: options.no_pin };
@@ -40,18 +68,16 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Signals::new([SIGINT, SIGTERM]).map_err(|source| Error::System { what: "catch signals", source })?;
 
     let listen = address::resolve(&options.bind_addr, options.kafka_port, "bind-addr")?;
-    let (host, is_guess) =
-        address::advertised_host(options.advertised_addr.as_deref(), &options.bind_addr, &listen);
-    let advertised = (host, options.advertised_port.unwrap_or(listen[0].port()));
-    if is_guess {
-        tracing::info!("clients are told to connect to localhost; for other machines give --advertised-addr");
-    }
+    let advertised = advertised(options, &listen);
     if let Some(why) = &layout.unpinned_because {
         tracing::info!("shards are not pinned to cores: {why}");
     }
-
     // The metrics port follows from this one, so this one is named first when both are taken.
     http::listen(&listen).map_err(|failure| port_error(failure, "kafka-port", "bind-addr"))?;
+    let raft_listen = match &mode {
+        Mode::Standalone => Vec::new(),
+        Mode::Cluster { host, port } => address::resolve(host, *port, "raft-addr")?,
+    };
 
     let metrics = observe::start_metrics()?;
     let health = Arc::new(Health::new(options.node_id));
@@ -59,23 +85,54 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let metrics_port =
         serve_monitoring(Endpoint { metrics, health: Arc::clone(&health) }, metrics_host, metrics_port)?;
 
-    let plan =
-        NodePlan { options, settings: &settings, layout: &layout, listen: &listen, advertised: &advertised };
-    let (handle, cluster_id) = node::start(&plan)?;
-    health.on_serving(&cluster_id, layout.shards.shards());
-    print_ready(&Ready {
+    let plan = NodePlan {
         options,
+        settings: &settings,
         layout: &layout,
-        cluster_id: &cluster_id,
+        listen: &listen,
         advertised: &advertised,
-        metrics_port,
-    });
+        identity: match mode {
+            Mode::Standalone => node::standalone_identity(options)?,
+            Mode::Cluster { .. } => node::cluster_identity(options)?,
+        },
+        raft_listen: &raft_listen,
+    };
+    let handle = node::start(&plan)?;
+    let shards = layout.shards.shards();
+    health.on_joining(shards);
+    stop_on_signals(signals, handle.stopper(), Arc::clone(&health))?;
+    if let Some(cluster_id) = node::await_cluster(&plan, &handle) {
+        health.on_serving(&cluster_id, shards);
+        print_ready(&Ready {
+            options,
+            layout: &layout,
+            cluster_id: &cluster_id,
+            advertised: &advertised,
+            metrics_port,
+        });
+    }
+    let outcome = node::outcome(handle.wait());
+    health.on_stopping();
+    if outcome.is_ok() {
+        tracing::info!("stopped");
+    }
+    outcome
+}
 
-    let stopper = handle.stopper();
-    let stopping = Arc::clone(&health);
+/// The host and port that clients are told.
+fn advertised(options: &Options, listen: &[SocketAddr]) -> (String, u16) {
+    let (host, is_guess) =
+        address::advertised_host(options.advertised_addr.as_deref(), &options.bind_addr, listen);
+    if is_guess {
+        tracing::info!("clients are told to connect to localhost; for other machines give --advertised-addr");
+    }
+    (host, options.advertised_port.unwrap_or(listen[0].port()))
+}
+
+fn stop_on_signals(signals: Signals, stopper: Stopper, health: Arc<Health>) -> Result<(), Error> {
     let on_signals = move || {
         watch_signals(signals, || {
-            stopping.on_stopping();
+            health.on_stopping();
             stopper.request_stop();
         })
     };
@@ -83,12 +140,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .name("signals".to_owned())
         .spawn(on_signals)
         .map_err(|source| Error::System { what: "start a thread for signals", source })?;
-    let outcome = node::outcome(handle.wait());
-    health.on_stopping();
-    if outcome.is_ok() {
-        tracing::info!("stopped");
-    }
-    outcome
+    Ok(())
 }
 
 /// Asks for a stop at the first signal and ends the process at the second.

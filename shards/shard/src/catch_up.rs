@@ -1,0 +1,218 @@
+//! Replicas that lack more than their leader's log still holds.
+//!
+//! The leader offers a snapshot: where its log goes on, and what it knows of producers and leader epochs as of then. Batches
+//! are not in it. The follower pulls those that it lacks from the leader, by offset and a piece at a time, into segments of its own, and takes
+//! the snapshot over when the last one is durable. All of them are committed, so that it does no harm when this is given up
+//! half way: the next offer finds less missing.
+
+use bytes::Bytes;
+use log::wal::Record;
+use partition::Position;
+use raft_group::{InstalledSnapshot, Message};
+use types::limits::{PULL_BYTES, PULLS_PER_SHARD_MAX, SEGMENT_WRITE_BYTES_MAX};
+use types::{GroupId, NodeId, Now, Offset};
+
+use crate::event::{Effect, FatalReason};
+use crate::peer_message::PeerMessage;
+use crate::reads::{Read, Want};
+use crate::shard::{Hosted, Machine, Shard};
+
+/// What a replica is to have before it takes over its leader's snapshot.
+#[derive(Debug)]
+pub(crate) struct CatchUp {
+    leader: NodeId,
+    /// The snapshot, as it goes to Raft in the end.
+    message: Message,
+    /// Where the leader's log starts and ends as of the snapshot.
+    log_start: Offset,
+    end: Offset,
+    /// The offset that was asked for.
+    asked: Option<Offset>,
+}
+
+impl Shard {
+    /// Keeps a snapshot where Raft has asked for one.
+    pub(crate) fn offer_snapshot(&mut self, group: GroupId) {
+        let Some(hosted) = self.hosted.get_mut(&group) else { return };
+        if hosted.raft.wants_snapshot() {
+            let state = match &hosted.machine {
+                Machine::Partition(host) => host.partition.snapshot(),
+                Machine::Metadata(host) => host.snapshot(),
+            };
+            hosted.raft.offer_snapshot(state);
+            self.raft_metrics.snapshots_offered.increment(1);
+            self.dirty.insert(group);
+        }
+    }
+
+    /// The leader offers its state in place of entries.
+    pub(crate) fn on_snapshot_offered(&mut self, now: Now, leader: NodeId, group: GroupId, message: Message) {
+        let Some(hosted) = self.hosted.get_mut(&group) else { return };
+        let index = message.get_snapshot().get_metadata().index;
+        let Machine::Partition(host) = &mut hosted.machine else { return hosted.raft.step(message) };
+        if index <= hosted.raft.applied().0 || message.term < hosted.raft.role().term.0 {
+            // It comes late; Raft tells the sender.
+            return hosted.raft.step(message);
+        }
+        match partition::snapshot_range(&message.get_snapshot().data) {
+            Ok((log_start, end)) => {
+                host.catch_up = Some(CatchUp { leader, message, log_start, end, asked: None });
+                self.catch_up(now, group);
+            }
+            Err(error) => {
+                let what = format!("node {leader} offers a snapshot of group {group} that is none: {error}");
+                self.effects.push(Effect::Warn(what));
+            }
+        }
+    }
+
+    /// Goes on with a replica that lacks batches: asks for the next ones, waits until they are written, or is done.
+    pub(crate) fn catch_up(&mut self, now: Now, group: GroupId) {
+        let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let Some(catch_up) = &mut host.catch_up else { return };
+        if catch_up.message.term < raft.role().term.0 {
+            // Another leader has been elected; it makes an offer of its own if it must.
+            host.catch_up = None;
+            return self.end_pull(now, group);
+        }
+        let next = host.partition.high_watermark();
+        if next < catch_up.log_start {
+            // Nothing that this replica has is still in the leader's log.
+            let log_start = catch_up.log_start;
+            host.partition.reset_to(raft.applied(), log_start);
+            self.checkpoint_partition(group);
+            return self.catch_up(now, group);
+        }
+        if next >= catch_up.end {
+            if host.partition.unflushed_bytes() > 0 {
+                self.disk.want_flush(group);
+                return;
+            }
+            if host.partition.is_flushing() {
+                return;
+            }
+            let CatchUp { message, .. } = host.catch_up.take().expect("it was just seen");
+            raft.step(message);
+            self.dirty.insert(group);
+            return self.end_pull(now, group);
+        }
+        let may_begin = self.pulling.contains(&group) || self.pulling.len() < PULLS_PER_SHARD_MAX;
+        if catch_up.asked == Some(next) || !may_begin {
+            return;
+        }
+        if host.partition.unflushed_bytes() >= SEGMENT_WRITE_BYTES_MAX {
+            self.disk.want_flush(group);
+            return;
+        }
+        catch_up.asked = Some(next);
+        self.pulling.insert(group);
+        let bytes = u32::try_from(PULL_BYTES).expect("it is a few MiB");
+        let pull = PeerMessage::Pull { group, offset: next, bytes };
+        self.peers.send(catch_up.leader, &pull, &mut self.effects);
+    }
+
+    /// A replica pulls no longer: the next one may.
+    fn end_pull(&mut self, now: Now, group: GroupId) {
+        if !self.pulling.remove(&group) {
+            return;
+        }
+        let waits = |hosted: &Hosted| match &hosted.machine {
+            Machine::Partition(host) => {
+                host.catch_up.as_ref().is_some_and(|catch_up| catch_up.asked.is_none())
+            }
+            Machine::Metadata(_) => false,
+        };
+        let next = self.hosted.iter().find(|(_, hosted)| waits(hosted)).map(|(group, _)| *group);
+        if let Some(next) = next {
+            self.catch_up(now, next);
+        }
+    }
+
+    /// A follower asks for committed batches.
+    pub(crate) fn on_pull(&mut self, peer: NodeId, group: GroupId, offset: Offset, bytes: u32) {
+        let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let max_bytes = (bytes as usize).min(PULL_BYTES);
+        match host.partition.locate(offset) {
+            Ok(Position::Memory) => {
+                let batches = host.partition.read_memory(offset, max_bytes);
+                self.send_pulled(peer, group, offset, batches);
+            }
+            Ok(Position::Disk(segment)) => {
+                let limit = host.partition.high_watermark();
+                let want = Want::Pull { peer, limit, max_bytes };
+                self.begin_read(Read::new(group, want, offset, segment));
+            }
+            // The log starts later by now: a newer snapshot says so.
+            Ok(Position::End) | Err(_) => {
+                raft.on_snapshot_failed(peer);
+                self.dirty.insert(group);
+                self.send_pulled(peer, group, offset, Vec::new());
+            }
+        }
+    }
+
+    /// Answers a follower that pulls.
+    pub(crate) fn send_pulled(&mut self, peer: NodeId, group: GroupId, offset: Offset, batches: Vec<Bytes>) {
+        self.peers.send(peer, &PeerMessage::Pulled { group, offset, batches }, &mut self.effects);
+    }
+
+    /// Batches that this replica lacked.
+    pub(crate) fn on_pulled(
+        &mut self,
+        now: Now,
+        peer: NodeId,
+        group: GroupId,
+        offset: Offset,
+        batches: &[Bytes],
+    ) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let is_asked = host
+            .catch_up
+            .as_ref()
+            .is_some_and(|catch_up| catch_up.leader == peer && catch_up.asked == Some(offset));
+        if !is_asked {
+            return;
+        }
+        if batches.is_empty() {
+            // The leader has them no more and will make another offer.
+            host.catch_up = None;
+            return self.end_pull(now, group);
+        }
+        for data in batches {
+            self.raft_metrics.pulled_bytes.increment(data.len() as u64);
+            if let Err(why) = host.partition.append_pulled(data, now.wall_ms) {
+                host.catch_up = None;
+                self.effects.push(Effect::Warn(format!("node {peer} sent batches of group {group}: {why}")));
+                return self.end_pull(now, group);
+            }
+        }
+        self.consider_flush(now, group);
+        self.catch_up(now, group);
+    }
+
+    /// Raft has taken a snapshot over: the machine does too. Returns what goes to the WAL in its place; `None` when the process
+    /// ends.
+    pub(crate) fn install_snapshot(
+        &mut self,
+        group: GroupId,
+        snapshot: InstalledSnapshot,
+    ) -> Option<[Record; 2]> {
+        let InstalledSnapshot { index, term, truncated_from, state } = snapshot;
+        self.raft_metrics.snapshots_installed.increment(1);
+        let hosted = self.hosted.get_mut(&group).expect("the group is being driven");
+        let state = match &mut hosted.machine {
+            Machine::Partition(host) => match host.partition.install(index, &state) {
+                Ok(()) => host.partition.checkpoint().1,
+                Err(error) => {
+                    self.fatal(FatalReason::Damaged(format!("group {group}, a snapshot: {error}")));
+                    return None;
+                }
+            },
+            Machine::Metadata(_) => self.restore_metadata(&state)?,
+        };
+        Some([
+            Record::Truncated { group, from: truncated_from },
+            Record::Checkpoint { group, index, term, state },
+        ])
+    }
+}

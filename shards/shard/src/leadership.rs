@@ -1,0 +1,121 @@
+//! Leadership that moves on purpose: away from a node that ends, and back to the replicas that are to lead.
+
+use raft_group::Group;
+use types::{GroupId, LogIndex, NodeId, Now};
+
+use crate::event::{Effect, ShardMessage};
+use crate::peer_message::PeerMessage;
+use crate::shard::{Machine, Shard};
+
+/// How long a node that ends may take to hand over what it leads.
+const HANDOVER_MS_MAX: i64 = 5_000;
+
+/// Between two attempts to hand over a group. Raft gives one up after an election time-out.
+const HANDOVER_RETRY_MS: i64 = 600;
+
+/// A node leads again what it is to lead after it was alive for so long.
+const SETTLED_MS: i64 = 5_000;
+
+/// The handing over of all that a node that ends leads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handover {
+    ends_us: u64,
+    retry_us: u64,
+}
+
+impl Handover {
+    pub(crate) fn next_deadline_us(&self) -> u64 {
+        self.retry_us.min(self.ends_us)
+    }
+}
+
+impl Shard {
+    /// The process is to end: first others are to lead what this node leads.
+    pub(crate) fn begin_handover(&mut self, now: Now) {
+        self.handover = Some(Handover { ends_us: now.after_ms(HANDOVER_MS_MAX), retry_us: now.mono_us });
+        self.continue_handover(now);
+    }
+
+    /// Goes on with the end of the process once nothing is led here, or it took too long.
+    pub(crate) fn continue_handover(&mut self, now: Now) {
+        let Some(handover) = &mut self.handover else { return };
+        let is_due = handover.retry_us <= now.mono_us;
+        if is_due {
+            handover.retry_us = now.after_ms(HANDOVER_RETRY_MS);
+        }
+        let is_over = handover.ends_us <= now.mono_us;
+        let peers = &self.peers;
+        let mut led = 0;
+        for (group, hosted) in &mut self.hosted {
+            let Some(to) = heir(&hosted.raft, |node| peers.is_alive(node)) else { continue };
+            led += 1;
+            if is_due {
+                hosted.raft.transfer_leadership(to);
+                self.raft_metrics.handovers.increment(1);
+                self.dirty.insert(*group);
+            }
+        }
+        if led == 0 || is_over {
+            self.handover = None;
+            self.finish_accepted(now);
+        }
+    }
+
+    /// Leadership of partitions goes back to their first replicas (Kafka's `auto.leader.rebalance.enable`), once they have been
+    /// back for a while.
+    pub(crate) fn balance_leadership(&mut self, now: Now) {
+        let peers = &self.peers;
+        for (group, hosted) in &mut self.hosted {
+            let Machine::Partition(_) = hosted.machine else { continue };
+            let preferred = hosted.raft.voters()[0];
+            if hosted.raft.is_leader()
+                && preferred != self.node
+                && peers.is_settled(now, preferred, SETTLED_MS)
+                && is_caught_up(&hosted.raft, preferred)
+            {
+                hosted.raft.transfer_leadership(preferred);
+                self.raft_metrics.handovers.increment(1);
+                self.dirty.insert(*group);
+            }
+        }
+    }
+
+    /// Somebody asks for another leader of a group that this node leads.
+    pub(crate) fn on_hand_over(&mut self, group: GroupId, to: NodeId) {
+        let Some(hosted) = self.hosted.get_mut(&group) else { return };
+        if hosted.raft.is_leader() && to != self.node && hosted.raft.voters().contains(&to) {
+            hosted.raft.transfer_leadership(to);
+            self.raft_metrics.handovers.increment(1);
+            self.dirty.insert(group);
+        }
+    }
+
+    /// Brings a wish for another leader to the shard that leads the group.
+    pub(crate) fn ask_hand_over(&mut self, leader: NodeId, group: GroupId, to: NodeId) {
+        if leader != self.node {
+            return self.peers.send(leader, &PeerMessage::HandOver { group, to }, &mut self.effects);
+        }
+        let shard = self.config.broker.layout.shard_of(group);
+        if shard == self.config.shard {
+            return self.on_hand_over(group, to);
+        }
+        let message = PeerMessage::HandOver { group, to };
+        self.effects.push(Effect::SendToShard {
+            to: shard,
+            message: ShardMessage::FromPeer { peer: leader, message },
+        });
+    }
+}
+
+/// Who is to lead a group that this node leads and leaves: of those alive, the one that has most of it.
+fn heir(raft: &Group, is_alive: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+    let alive = raft.followers().filter(|follower| is_alive(follower.node));
+    alive
+        .max_by_key(|follower| (follower.matched, std::cmp::Reverse(follower.node)))
+        .map(|follower| follower.node)
+}
+
+fn is_caught_up(raft: &Group, node: NodeId) -> bool {
+    let matched = raft.followers().find(|follower| follower.node == node);
+    matched.is_some_and(|follower| follower.matched > LogIndex(0) && follower.matched == raft.last_index())
+}

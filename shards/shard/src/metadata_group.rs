@@ -1,0 +1,237 @@
+//! The metadata group's shard: changes from this node and from others are proposed or passed on to the leader, and what is
+//! applied is published.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use log::wal::Record;
+use metadata::Command;
+use protocol::messages::ErrorCode;
+use raft_group::{Group, Role};
+use types::limits::BATCH_BYTES_MAX;
+use types::{GroupId, LogIndex, NodeId, Now, Term};
+
+use crate::event::{Effect, FatalReason, ShardMessage};
+use crate::metadata_host::{MetadataHost, Waiter};
+use crate::peer_message::PeerMessage;
+use crate::shard::{Hosted, Machine, Shard};
+use crate::wal::Unit;
+
+impl Shard {
+    /// The metadata group and its state machine, on the shard that hosts it.
+    fn metadata(&mut self) -> Option<(&mut Group, &mut MetadataHost)> {
+        match self.hosted.get_mut(&GroupId::METADATA) {
+            Some(Hosted { raft, machine: Machine::Metadata(host), .. }) => Some((raft, host)),
+            _ => None,
+        }
+    }
+
+    /// Brings a change to the leader of the metadata group. Its outcome, or that there is none, comes through the
+    /// metadata host, where somebody waits for it.
+    pub(crate) fn change_metadata(&mut self, command: &Command, waiter: Option<Waiter>) {
+        self.submit_change(command.encode(), waiter);
+    }
+
+    fn submit_change(&mut self, command: Bytes, waiter: Option<Waiter>) {
+        // What this node proposes for itself is small and must not be lost to a full WAL.
+        let has_room = waiter.is_none() || self.wal.has_room(command.len());
+        let node = self.node;
+        let Some((raft, host)) = self.metadata() else {
+            unreachable!("changes of the metadata are brought to the shard that hosts it")
+        };
+        match leader_of(raft, node) {
+            Some(leader) if leader == node => {
+                match propose(raft, &command, has_room) {
+                    Ok((index, term)) => {
+                        if let Some(waiter) = waiter {
+                            host.on_proposed(index, term, waiter);
+                        }
+                        self.dirty.insert(GroupId::METADATA);
+                    }
+                    Err(error) => {
+                        let answer = |waiter: Waiter| (waiter.0, broker::OpResult::Metadata(Err(error)));
+                        self.answers.extend(waiter.map(answer));
+                    }
+                };
+            }
+            Some(leader) => {
+                let request = host.on_forwarded(leader, waiter);
+                let message = PeerMessage::Propose { request, command };
+                self.peers.send(leader, &message, &mut self.effects);
+            }
+            None => {
+                if let Some(waiter) = waiter {
+                    host.wait_for_leader(command, waiter);
+                }
+            }
+        }
+    }
+
+    /// Somebody waits for another leader of a group.
+    pub(crate) fn await_hand_over(&mut self, group: GroupId, to: NodeId, waiter: Waiter) {
+        let Some((_, host)) = self.metadata() else {
+            unreachable!("leaders are known on the shard that hosts the metadata")
+        };
+        host.await_hand_over(group, to, waiter);
+    }
+
+    /// Another node passes a change on to us.
+    pub(crate) fn on_forwarded(&mut self, peer: NodeId, request: u64, command: Bytes) {
+        let has_room = self.wal.has_room(command.len());
+        let Some((raft, _)) = self.metadata() else { return };
+        let outcome = match Command::decode(&command) {
+            Ok(_) => propose(raft, &command, has_room),
+            Err(_) => Err(ErrorCode::InvalidRequest),
+        };
+        self.dirty.insert(GroupId::METADATA);
+        // It goes before the entry itself, so that the other node waits for the entry before it applies it.
+        self.peers.send(peer, &PeerMessage::Proposed { request, outcome }, &mut self.effects);
+    }
+
+    /// The leader answers what was passed on to it.
+    pub(crate) fn on_proposed(&mut self, request: u64, outcome: Result<(LogIndex, Term), ErrorCode>) {
+        if let Some((_, host)) = self.metadata() {
+            host.on_forwarded_answered(request, outcome);
+        }
+    }
+
+    /// The connection to a node is gone, and with it what it was to propose.
+    pub(crate) fn on_proposals_lost(&mut self, peer: NodeId) {
+        if let Some((_, host)) = self.metadata() {
+            host.on_forwarded_lost(peer);
+        }
+    }
+
+    /// The metadata group was driven: it may have another leader.
+    pub(crate) fn watch_metadata_role(&mut self, role: Role) {
+        let registration = self.config.registration.clone();
+        let node = self.node;
+        let Some((_, host)) = self.metadata() else { return };
+        let leader = role.leader.filter(|leader| *leader != node || role.serving);
+        if host.watch_leader(leader) && leader.is_some() {
+            host.register_now();
+            for (command, waiter) in host.take_waiting() {
+                self.submit_change(command, Some(waiter));
+            }
+        }
+        let Some((_, host)) = self.metadata() else { return };
+        if role.serving
+            && let Some(command) = host.plan_cluster_id(role.term, &registration)
+        {
+            self.change_metadata(&command, None);
+        }
+    }
+
+    pub(crate) fn on_metadata_deadline(&mut self, now: Now) {
+        if let Some((_, host)) = self.metadata() {
+            host.on_deadline(now);
+        }
+    }
+
+    /// Publishes a changed image to all shards, then gives the answers that depend on it.
+    pub(crate) fn publish_metadata(&mut self, now: Now) {
+        let Some((_, host)) = self.metadata() else { return };
+        if let Some(image) = host.take_image() {
+            self.send_to_all(|| ShardMessage::Image(Arc::clone(&image)));
+            self.on_image(now, image);
+        }
+        let registration = self.config.registration.clone();
+        let node = self.node;
+        let Some((raft, host)) = self.metadata() else { return };
+        let has_leader = leader_of(raft, node).is_some();
+        let joined = host.take_joined(&registration);
+        let registering = host.plan_registration(now, has_leader, &registration);
+        let refusal = host.take_refusal(&registration);
+        let answers = host.take_answers();
+        self.answers.extend(answers);
+        self.effects.extend(refusal.map(Effect::Warn));
+        if let Some(cluster_id) = joined {
+            self.effects.push(Effect::Joined { cluster_id });
+        }
+        if let Some(command) = registering {
+            self.change_metadata(&command, None);
+        }
+        self.checkpoint_metadata(false);
+    }
+
+    /// Writes the metadata's state to the WAL, so that the entries before it may go.
+    pub(crate) fn checkpoint_metadata(&mut self, forced: bool) {
+        let Some((raft, host)) = self.metadata() else { return };
+        let Some(state) = host.take_checkpoint(forced) else { return };
+        let (index, (previous, _)) = (raft.applied(), raft.checkpointed());
+        raft.on_checkpointed(index);
+        // What came since the last checkpoint but one stays in memory for followers that lag.
+        raft.compact(previous);
+        let (_, term) = raft.checkpointed();
+        let records = vec![Record::Checkpoint { group: GroupId::METADATA, index, term, state }];
+        // Forced, it frees a WAL file that somebody may wait for.
+        self.wal.push(Unit::of_shard(GroupId::METADATA, records, forced));
+    }
+
+    /// Writes a checkpoint of what the metadata's last one lacks. The one that frees a file may still be on its way.
+    pub(crate) fn checkpoint_new_metadata(&mut self) {
+        if self.metadata().is_some_and(|(raft, _)| raft.applied() > raft.checkpointed().0) {
+            self.checkpoint_metadata(true);
+        }
+    }
+
+    /// Takes over the leader's metadata. Returns the state as it goes to the WAL.
+    pub(crate) fn restore_metadata(&mut self, state: &[u8]) -> Option<Bytes> {
+        let (_, host) = self.metadata()?;
+        match host.restore(state) {
+            Ok(()) => Some(host.snapshot()),
+            Err(why) => {
+                self.fatal(FatalReason::Damaged(why));
+                None
+            }
+        }
+    }
+
+    /// Tells the other nodes of groups that this one has begun to lead.
+    pub(crate) fn send_leaders(&mut self) {
+        let Some((_, host)) = self.metadata() else { return };
+        let news = host.take_untold();
+        if news.is_empty() {
+            return;
+        }
+        let message = PeerMessage::Leaders(news);
+        let peers: Vec<NodeId> = self.peers.connected().collect();
+        for peer in peers {
+            self.peers.send(peer, &message, &mut self.effects);
+        }
+    }
+
+    /// Tells a node that has just been reached of all groups that this one leads.
+    pub(crate) fn tell_leaders(&mut self, peer: NodeId) {
+        let node = self.node;
+        let Some((_, host)) = self.metadata() else { return };
+        let led = host.led_by(node);
+        if !led.is_empty() {
+            self.peers.send(peer, &PeerMessage::Leaders(led), &mut self.effects);
+        }
+    }
+}
+
+/// Who takes changes of the metadata: the leader, once it serves if that is this node.
+fn leader_of(raft: &Group, node: NodeId) -> Option<NodeId> {
+    let role = raft.role();
+    role.leader.filter(|leader| *leader != node || role.serving)
+}
+
+/// Proposes an encoded command to the metadata group. Returns where it stands if it commits.
+fn propose(raft: &mut Group, command: &Bytes, has_room: bool) -> Result<(LogIndex, Term), ErrorCode> {
+    let role = raft.role();
+    if !role.serving {
+        return Err(ErrorCode::NotController);
+    }
+    if command.len() > BATCH_BYTES_MAX {
+        return Err(ErrorCode::MessageTooLarge);
+    }
+    if !has_room {
+        return Err(ErrorCode::KafkaStorageError);
+    }
+    match raft.propose(Bytes::new(), command.clone()) {
+        Ok(index) => Ok((index, role.term)),
+        Err(_) => Err(ErrorCode::NotController),
+    }
+}

@@ -1,0 +1,559 @@
+//! The other nodes: what is gathered for them, whether they are alive, and what their silence means for groups.
+//!
+//! A group whose leader is alive is not ticked and sends nothing while it has nothing to do. That a leader is alive is known of its
+//! node, by one beat per interval and shard however many groups there are. So these rules take the place of each group's heartbeats:
+//!
+//! - Messages between two shards arrive in order or the connection breaks. When it is up again, leaders look how far
+//!   their followers are ([`raft_group::Group::on_peer_connected`]), and followers wait for that word as for a heartbeat.
+//! - A node that is not heard, or does not hear us, is lost: groups that it leads elect another leader. Groups led here that lost their
+//!   majority are ticked, so that the leader steps down.
+//! - A leader that stops leading asks for votes, by which its followers know (`Group::step`).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_group::{FrameReader, FrameWriter, Message, MessageType};
+use types::limits::{PEER_BYTES_QUEUED_MAX, PEER_FRAME_BYTES_FULL};
+use types::{GroupId, LogIndex, NodeId, Now};
+
+use crate::event::{Effect, PeerAddress, ShardMessage};
+use crate::peer_message::PeerMessage;
+use crate::shard::{Hosted, Machine, Shard};
+
+/// Between two beats to a node.
+const BEAT_INTERVAL_MS: i64 = 100;
+
+/// A node that was not heard for so long is lost.
+const SILENCE_MS_MAX: i64 = 600;
+
+/// One Raft tick of a group that needs them.
+const TICK_INTERVAL_MS: i64 = 50;
+
+/// A follower that has not come closer to its leader for so long is asked how far it is.
+const LAG_CHECK_INTERVAL_MS: i64 = 250;
+
+/// Between two looks at all groups for the metrics.
+const COUNT_INTERVAL_MS: i64 = 5_000;
+
+/// Messages for groups that the metadata has not named here yet, kept until it does.
+const EARLY_MESSAGES_MAX: usize = 16 * 1024;
+
+/// Another node, as one shard sees it.
+struct Peer {
+    /// The connection to it is up.
+    is_connected: bool,
+    heard_us: Option<u64>,
+    /// As its last beat said.
+    hears_us: bool,
+    is_alive: bool,
+    /// When it was last found to be alive again.
+    alive_since_us: u64,
+    /// The metadata shard says that it is alive. Shards that the peer has no counterpart of hear nothing of it themselves.
+    is_said_alive: bool,
+    /// Bytes given to the driver that have not left yet.
+    queued_bytes: usize,
+    /// What is gathered for the next frame.
+    frame: FrameWriter,
+}
+
+/// The other nodes, as one shard sees them, and the groups that need time to pass.
+pub(crate) struct Peers {
+    peers: BTreeMap<NodeId, Peer>,
+    beat_at_us: u64,
+    ticking: BTreeSet<GroupId>,
+    tick_at_us: Option<u64>,
+    /// Groups led here with a follower that lacks entries, and how far all followers were at the last look.
+    lagging: BTreeMap<GroupId, Vec<LogIndex>>,
+    lag_check_at_us: u64,
+    balance_at_us: Option<u64>,
+    count_at_us: u64,
+    early: VecDeque<(GroupId, NodeId, Message)>,
+}
+
+impl Peers {
+    pub(crate) fn new(now: Now, addresses: &[PeerAddress], balance_interval_ms: Option<i64>) -> Peers {
+        let peer = || Peer {
+            is_connected: false,
+            heard_us: None,
+            hears_us: false,
+            is_alive: false,
+            alive_since_us: 0,
+            is_said_alive: false,
+            queued_bytes: 0,
+            frame: FrameWriter::default(),
+        };
+        Peers {
+            peers: addresses.iter().map(|address| (address.node, peer())).collect(),
+            beat_at_us: now.after_ms(BEAT_INTERVAL_MS),
+            ticking: BTreeSet::new(),
+            tick_at_us: None,
+            lagging: BTreeMap::new(),
+            lag_check_at_us: now.mono_us,
+            balance_at_us: balance_interval_ms.map(|ms| now.after_ms(ms)),
+            count_at_us: now.mono_us,
+            early: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn next_deadline_us(&self) -> Option<u64> {
+        if self.peers.is_empty() {
+            return None;
+        }
+        let lag_check = (!self.lagging.is_empty()).then_some(self.lag_check_at_us);
+        [Some(self.beat_at_us), self.tick_at_us, lag_check, self.balance_at_us].into_iter().flatten().min()
+    }
+
+    /// Whether a node is heard, and hears us. A node is so itself.
+    pub(crate) fn is_alive(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_none_or(|peer| peer.is_alive)
+    }
+
+    /// Whether another node has been alive for so long.
+    pub(crate) fn is_settled(&self, now: Now, node: NodeId, ms: i64) -> bool {
+        let since = self.peers.get(&node).filter(|peer| peer.is_alive).map(|peer| peer.alive_since_us);
+        since.is_some_and(|since_us| since_us + ms.unsigned_abs() * 1_000 <= now.mono_us)
+    }
+
+    /// The other nodes that are alive.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.is_alive).map(|(node, _)| *node)
+    }
+
+    /// The other nodes that there is a connection to.
+    pub(crate) fn connected(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.is_connected).map(|(node, _)| *node)
+    }
+
+    /// Whether more may be given for a node: it is connected and its queue is not full.
+    pub(crate) fn has_room(&self, to: NodeId) -> bool {
+        self.peers.get(&to).is_some_and(|peer| {
+            peer.is_connected && peer.queued_bytes + peer.frame.len_bytes() <= PEER_BYTES_QUEUED_MAX
+        })
+    }
+
+    /// Gathers a message for a node; dropped where it is not connected.
+    pub(crate) fn send(&mut self, to: NodeId, message: &PeerMessage, effects: &mut Vec<Effect>) {
+        let Some(peer) = self.peers.get_mut(&to).filter(|peer| peer.is_connected) else { return };
+        message.write(&mut peer.frame);
+        if peer.frame.len_bytes() >= PEER_FRAME_BYTES_FULL {
+            peer.flush(to, effects);
+        }
+    }
+
+    /// Hands over what was gathered in this turn.
+    pub(crate) fn flush(&mut self, effects: &mut Vec<Effect>) {
+        for (to, peer) in &mut self.peers {
+            peer.flush(*to, effects);
+        }
+    }
+
+    /// The group is gone.
+    pub(crate) fn forget_group(&mut self, group: GroupId) {
+        self.ticking.remove(&group);
+        self.lagging.remove(&group);
+    }
+
+    fn set_ticking(&mut self, now: Now, group: GroupId, is_ticking: bool) {
+        if is_ticking {
+            self.ticking.insert(group);
+            self.tick_at_us.get_or_insert(now.after_ms(TICK_INTERVAL_MS));
+        } else {
+            self.ticking.remove(&group);
+            if self.ticking.is_empty() {
+                self.tick_at_us = None;
+            }
+        }
+    }
+}
+
+impl Peer {
+    fn flush(&mut self, to: NodeId, effects: &mut Vec<Effect>) {
+        if !self.frame.is_empty() {
+            let frame = std::mem::take(&mut self.frame);
+            self.queued_bytes += frame.len_bytes();
+            effects.push(Effect::SendToPeer { to, parts: frame.finish() });
+        }
+    }
+
+    fn is_heard(&self, now: Now) -> bool {
+        self.is_said_alive || self.is_heard_here(now)
+    }
+
+    fn is_heard_here(&self, now: Now) -> bool {
+        self.heard_us.is_some_and(|heard_us| now.mono_us < heard_us + SILENCE_MS_MAX as u64 * 1_000)
+    }
+}
+
+impl Shard {
+    pub(crate) fn on_peer_connected(&mut self, now: Now, peer: NodeId) {
+        let Some(found) = self.peers.peers.get_mut(&peer) else { return };
+        found.is_connected = true;
+        let hears_you = found.is_heard(now);
+        self.peers.send(peer, &PeerMessage::Beat { hears_you }, &mut self.effects);
+        for (group, hosted) in &mut self.hosted {
+            if hosted.raft.is_leader() && hosted.raft.voters().contains(&peer) {
+                hosted.raft.on_peer_connected(peer);
+                self.dirty.insert(*group);
+            }
+        }
+        self.tell_leaders(peer);
+    }
+
+    pub(crate) fn on_peer_disconnected(&mut self, now: Now, peer: NodeId, has_ended: bool) {
+        let Some(found) = self.peers.peers.get_mut(&peer) else { return };
+        found.is_connected = false;
+        found.frame = FrameWriter::default();
+        if has_ended {
+            found.heard_us = None;
+            self.judge_peer(now, peer);
+        }
+        self.on_proposals_lost(peer);
+    }
+
+    /// Whatever the peer's groups said before may be lost in part: their followers here wait for a new word.
+    pub(crate) fn on_peer_joined(&mut self, now: Now, peer: NodeId) {
+        let followed: Vec<GroupId> = self
+            .hosted
+            .iter_mut()
+            .filter(|(_, hosted)| hosted.raft.role().leader == Some(peer))
+            .map(|(group, hosted)| {
+                hosted.awaits_leader = true;
+                *group
+            })
+            .collect();
+        for group in followed {
+            self.watch_ticks(now, group);
+        }
+    }
+
+    pub(crate) fn on_peer_sent(&mut self, peer: NodeId, bytes: usize) {
+        if let Some(found) = self.peers.peers.get_mut(&peer) {
+            assert!(found.queued_bytes >= bytes, "no more is sent than was given");
+            found.queued_bytes -= bytes;
+        }
+    }
+
+    pub(crate) fn on_peer_frame(&mut self, now: Now, peer: NodeId, frame: Bytes) {
+        let Some(found) = self.peers.peers.get_mut(&peer) else { return };
+        found.heard_us = Some(now.mono_us);
+        let mut frame = FrameReader::new(frame);
+        while frame.left_bytes() > 0 {
+            match PeerMessage::read(peer, &mut frame) {
+                Ok(message) => self.route_peer_message(now, peer, message),
+                Err(error) => {
+                    let what = format!("node {peer} sent what this release does not understand: {error}");
+                    return self.effects.push(Effect::Warn(what));
+                }
+            }
+        }
+    }
+
+    /// Brings a message to the shard that it is for.
+    fn route_peer_message(&mut self, now: Now, peer: NodeId, message: PeerMessage) {
+        let to = message.group().map(|group| self.config.broker.layout.shard_of(group));
+        match to.filter(|to| *to != self.config.shard) {
+            None => self.on_peer_message(now, peer, message),
+            Some(to) => {
+                let message = ShardMessage::FromPeer { peer, message };
+                self.effects.push(Effect::SendToShard { to, message });
+            }
+        }
+    }
+
+    /// A message of another node for this shard.
+    pub(crate) fn on_peer_message(&mut self, now: Now, peer: NodeId, message: PeerMessage) {
+        match message {
+            PeerMessage::Beat { hears_you } => {
+                if let Some(found) = self.peers.peers.get_mut(&peer) {
+                    found.hears_us = hears_you;
+                    self.judge_peer(now, peer);
+                }
+            }
+            PeerMessage::Raft { group, message } => self.on_raft_message(now, peer, group, message),
+            PeerMessage::Leaders(changes) => {
+                for change in changes {
+                    self.on_leader(change);
+                }
+            }
+            PeerMessage::Propose { request, command } => self.on_forwarded(peer, request, command),
+            PeerMessage::Proposed { request, outcome } => self.on_proposed(request, outcome),
+            PeerMessage::HandOver { group, to } => self.on_hand_over(group, to),
+            PeerMessage::Pull { group, offset, bytes } => self.on_pull(peer, group, offset, bytes),
+            PeerMessage::Pulled { group, offset, batches } => {
+                self.on_pulled(now, peer, group, offset, &batches)
+            }
+        }
+    }
+
+    fn on_raft_message(&mut self, now: Now, peer: NodeId, group: GroupId, message: Message) {
+        if message.from != peer.raft_id() || message.to != self.node.raft_id() {
+            let what =
+                format!("node {peer} sent a message of group {group} that is not its own or not for us");
+            return self.effects.push(Effect::Warn(what));
+        }
+        let Some(hosted) = self.hosted.get_mut(&group) else {
+            // The group of a deleted topic has nothing to say any more; others are about to be hosted.
+            if self.image.may_allocate(group) && self.peers.early.len() < EARLY_MESSAGES_MAX {
+                self.peers.early.push_back((group, peer, message));
+            }
+            return;
+        };
+        if !hosted.raft.voters().contains(&peer) {
+            return;
+        }
+        let is_leaders_word = matches!(
+            message.msg_type,
+            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+        );
+        if is_leaders_word {
+            hosted.awaits_leader = false;
+        }
+        self.dirty.insert(group);
+        if message.msg_type == MessageType::MsgSnapshot {
+            return self.on_snapshot_offered(now, peer, group, message);
+        }
+        hosted.raft.step(message);
+    }
+
+    /// The group is hosted now: what came for it before is taken in.
+    pub(crate) fn deliver_early(&mut self, now: Now, group: GroupId) {
+        if self.peers.early.iter().all(|(early, ..)| *early != group) {
+            return;
+        }
+        let (own, others) =
+            std::mem::take(&mut self.peers.early).into_iter().partition(|(early, ..)| *early == group);
+        self.peers.early = others;
+        let own: VecDeque<(GroupId, NodeId, Message)> = own;
+        for (group, peer, message) in own {
+            self.on_raft_message(now, peer, group, message);
+        }
+    }
+
+    /// Sends the Raft messages of a group. Entries for a node that does not keep up are left out; Raft sends them again.
+    pub(crate) fn send_raft(&mut self, group: GroupId, messages: Vec<Message>) {
+        for message in messages {
+            let to = NodeId::from_raft_id(message.to).expect("Raft writes to replicas");
+            if !self.peers.has_room(to) && !message.entries.is_empty() {
+                if let Some(hosted) = self.hosted.get_mut(&group) {
+                    hosted.raft.on_messages_dropped(to);
+                }
+                continue;
+            }
+            self.peers.send(to, &PeerMessage::Raft { group, message }, &mut self.effects);
+        }
+    }
+
+    /// The time of [`Peers::next_deadline_us`] has come.
+    pub(crate) fn on_peers_deadline(&mut self, now: Now) {
+        if !self.peers.peers.is_empty() && self.peers.beat_at_us <= now.mono_us {
+            self.peers.beat_at_us = now.after_ms(BEAT_INTERVAL_MS);
+            self.beat(now);
+        }
+        if self.peers.tick_at_us.is_some_and(|at_us| at_us <= now.mono_us) {
+            self.peers.tick_at_us = Some(now.after_ms(TICK_INTERVAL_MS));
+            for group in self.peers.ticking.clone() {
+                if let Some(hosted) = self.hosted.get_mut(&group) {
+                    hosted.raft.tick();
+                    self.dirty.insert(group);
+                }
+            }
+        }
+        if self.peers.lag_check_at_us <= now.mono_us {
+            self.peers.lag_check_at_us = now.after_ms(LAG_CHECK_INTERVAL_MS);
+            self.check_laggards(now);
+        }
+        if self.peers.balance_at_us.is_some_and(|at_us| at_us <= now.mono_us) {
+            self.peers.balance_at_us = self.config.leader_balance_interval_ms.map(|ms| now.after_ms(ms));
+            if self.handover.is_none() {
+                self.balance_leadership(now);
+            }
+        }
+        if self.handover.is_some() {
+            self.continue_handover(now);
+        }
+        if self.peers.count_at_us <= now.mono_us {
+            self.peers.count_at_us = now.after_ms(COUNT_INTERVAL_MS);
+            self.count_groups();
+        }
+    }
+
+    /// Shows how many groups are led here, and how far behind the slowest follower is.
+    fn count_groups(&self) {
+        let (mut leaders, mut lag) = (0u32, 0);
+        for hosted in self.hosted.values().filter(|hosted| hosted.raft.is_leader()) {
+            leaders += 1;
+            let last = hosted.raft.last_index().0;
+            lag = hosted.raft.followers().map(|follower| last - follower.matched.0).fold(lag, u64::max);
+        }
+        let hosted = u32::try_from(self.hosted.len()).expect("groups are bounded far below 2^32");
+        let ticking = u32::try_from(self.peers.ticking.len()).expect("so are these");
+        self.raft_metrics.leaders.set(f64::from(leaders));
+        self.raft_metrics.followers.set(f64::from(hosted - leaders));
+        self.raft_metrics.ticking.set(f64::from(ticking));
+        self.raft_metrics.lag_entries.set(lag as f64);
+    }
+
+    fn beat(&mut self, now: Now) {
+        let peers: Vec<NodeId> = self.peers.peers.keys().copied().collect();
+        for peer in peers {
+            self.judge_peer(now, peer);
+            let hears_you = self.peers.peers[&peer].is_heard(now);
+            self.peers.send(peer, &PeerMessage::Beat { hears_you }, &mut self.effects);
+        }
+    }
+
+    /// Decides whether a node is alive.
+    fn judge_peer(&mut self, now: Now, peer: NodeId) {
+        let found = self.peers.peers.get_mut(&peer).expect("the caller knows the peer");
+        let is_alive = found.is_said_alive || (found.is_heard_here(now) && found.hears_us);
+        if std::mem::replace(&mut found.is_alive, is_alive) == is_alive {
+            return;
+        }
+        found.alive_since_us = now.mono_us;
+        self.raft_metrics.set_alive(peer, is_alive);
+        let groups: Vec<GroupId> = self.hosted.keys().copied().collect();
+        for group in groups {
+            let hosted = self.hosted.get_mut(&group).expect("it was just listed");
+            if !hosted.raft.voters().contains(&peer) {
+                continue;
+            }
+            if !is_alive && hosted.raft.role().leader == Some(peer) {
+                hosted.raft.forget_leader();
+                self.dirty.insert(group);
+            }
+            if is_alive && hosted.raft.is_leader() {
+                // It may have forgotten us, though no connection broke.
+                hosted.raft.on_peer_connected(peer);
+                self.dirty.insert(group);
+            }
+            self.watch_ticks(now, group);
+            self.watch_in_sync(now, group);
+        }
+        self.tell_alive();
+    }
+
+    /// The metadata shard says who is alive. It hears all nodes, whatever the numbers of their shards.
+    pub(crate) fn on_alive(&mut self, now: Now, alive: Arc<BTreeSet<NodeId>>) {
+        let peers: Vec<NodeId> = self.peers.peers.keys().copied().collect();
+        for peer in peers {
+            self.peers.peers.get_mut(&peer).expect("it was just listed").is_said_alive =
+                alive.contains(&peer);
+            self.judge_peer(now, peer);
+        }
+        self.broker.on_alive(alive);
+    }
+
+    /// Tells all shards of this node who is alive, as the metadata shard hears them.
+    fn tell_alive(&mut self) {
+        if self.config.broker.layout.metadata_shard() == self.config.shard {
+            let alive = Arc::new(self.peers.alive().chain([self.node]).collect::<BTreeSet<NodeId>>());
+            self.send_to_all(|| ShardMessage::Alive(Arc::clone(&alive)));
+            self.broker.on_alive(alive);
+        }
+    }
+
+    /// Begins or ends the ticks of a group: it needs them while it looks for a leader, and to notice that it lost its majority.
+    pub(crate) fn watch_ticks(&mut self, now: Now, group: GroupId) {
+        let Some(hosted) = self.hosted.get(&group) else { return };
+        let is_ticking = self.needs_ticks(group, hosted);
+        self.peers.set_ticking(now, group, is_ticking);
+        self.watch_lag(now, group);
+    }
+
+    fn needs_ticks(&self, group: GroupId, hosted: &Hosted) -> bool {
+        let raft = &hosted.raft;
+        if raft.is_single_voter() {
+            return false;
+        }
+        match raft.role().leader {
+            // A node that may not begin a cluster waits until one finds it.
+            None => {
+                let is_blank = group == GroupId::METADATA && raft.last_index() == LogIndex(0);
+                !is_blank || self.config.may_begin_cluster
+            }
+            Some(leader) if leader == self.node => {
+                let alive = raft.voters().iter().filter(|voter| self.peers.is_alive(**voter)).count();
+                raft.is_transferring() || alive <= raft.voters().len() / 2
+            }
+            Some(leader) => hosted.awaits_leader || !self.peers.is_alive(leader),
+        }
+    }
+
+    /// Notes whether a group led here has followers that lack entries.
+    fn watch_lag(&mut self, now: Now, group: GroupId) {
+        let Some(hosted) = self.hosted.get(&group) else { return };
+        let last = hosted.raft.last_index();
+        let lags = hosted
+            .raft
+            .followers()
+            .any(|follower| follower.matched < last && self.peers.is_alive(follower.node));
+        if lags {
+            self.peers.lagging.entry(group).or_default();
+            return;
+        }
+        self.peers.lagging.remove(&group);
+        // A replica that came back has everything now.
+        let alive = hosted.raft.voters().iter().filter(|voter| self.peers.is_alive(**voter)).count();
+        if hosted.in_sync().is_some_and(|in_sync| in_sync < alive) {
+            self.watch_in_sync(now, group);
+        }
+    }
+
+    /// Asks followers that lack entries and have not come closer: what they were sent is lost.
+    fn check_laggards(&mut self, now: Now) {
+        let groups: Vec<GroupId> = self.peers.lagging.keys().copied().collect();
+        for group in groups {
+            let Some(hosted) = self.hosted.get_mut(&group) else { continue };
+            let matched: Vec<LogIndex> = hosted.raft.followers().map(|follower| follower.matched).collect();
+            let before = self.peers.lagging.insert(group, matched.clone());
+            if before.is_some_and(|before| before == matched) {
+                hosted.raft.ping();
+                self.dirty.insert(group);
+            }
+            self.watch_in_sync(now, group);
+        }
+    }
+
+    /// Keeps the set of in-sync replicas of a partition that this node leads, and tells of changes.
+    pub(crate) fn watch_in_sync(&mut self, now: Now, group: GroupId) {
+        let lag_ms_max = self.config.replica_lag_ms_max;
+        let Some(Hosted { raft, machine: Machine::Partition(host), .. }) = self.hosted.get_mut(&group) else {
+            return;
+        };
+        if !host.role.serving {
+            return;
+        }
+        let peers = &self.peers;
+        let before = host.in_sync.len();
+        if host.update_in_sync(now, lag_ms_max, raft, |node| peers.is_alive(node)) {
+            match host.in_sync.len() < before {
+                true => self.raft_metrics.in_sync_shrinks.increment(1),
+                false => self.raft_metrics.in_sync_expansions.increment(1),
+            }
+            let change = host.leader_change(group, self.node);
+            self.report_leader(change);
+        }
+    }
+
+    /// A partition has another leader or term: this node begins to lead it, or hears who does.
+    pub(crate) fn begin_leading(&mut self, now: Now, group: GroupId) {
+        let Some(Hosted { raft, machine: Machine::Partition(host), .. }) = self.hosted.get_mut(&group) else {
+            return;
+        };
+        if host.role.serving {
+            let peers = &self.peers;
+            host.begin_leading(now, raft, |node| peers.is_alive(node));
+            self.raft_metrics.elections.increment(1);
+        }
+        let change = host.leader_change(group, self.node);
+        self.report_leader(change);
+    }
+
+    /// The shard begins: the driver is told whom to connect to.
+    pub(crate) fn begin_peers(&mut self) {
+        if !self.config.peers.is_empty() {
+            self.effects.push(Effect::SetPeers { peers: self.config.peers.clone() });
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What must hold of a cluster that has come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use protocol::batch;
+use protocol::messages::kafka_uuid;
+use shard::{GroupStatus, PartitionBounds};
+use types::{GroupId, Offset};
+
+use crate::disk::GroupFolder;
+use crate::model::{Life, TopicModel};
+use crate::process::node_id;
+use crate::world::World;
+
+/// How long a quiet node may take to remove what is not needed, in microseconds: batches wait for company before they go to
+/// segments, retention lasts a few seconds, and the clock may have been set back.
+const SETTLE_US: u64 = 90_000_000;
+
+/// How often a cluster is given as long once more until all is in segments.
+const SETTLE_AGAIN_MAX: usize = 10;
+
+/// How long a cluster of several nodes may take until every partition has a leader that serves, once a majority of its
+/// replicas is healed, in microseconds: many times what an election takes.
+const ELECTIONS_US_MAX: u64 = 15_000_000;
+
+impl World {
+    /// Lets elections happen, and checks that every group has a leader that all its replicas follow.
+    pub fn check_leaders(&mut self) {
+        if self.nodes.len() == 1 {
+            return;
+        }
+        self.run_for_us(ELECTIONS_US_MAX);
+        let images = self.running().map(|node| {
+            let process = self.nodes[node].process.as_ref().expect("it runs");
+            process.lanes[0].shard.image().clone()
+        });
+        let newest = images.max_by_key(|image| image.epoch()).expect("a node runs");
+        for topic in newest.topics() {
+            for partition in &topic.partitions {
+                let replicas = self.replicas(partition.group);
+                let is_served = replicas.values().any(|status| status.role.serving);
+                assert!(
+                    is_served,
+                    "group {} of {} on {:?} has no leader long after the faults: {replicas:?}",
+                    partition.group, topic.name, partition.replicas
+                );
+            }
+        }
+        let metadata = self.replicas(GroupId::METADATA);
+        assert!(
+            metadata.values().filter(|status| status.role.serving).count() == 1,
+            "the metadata group has no leader long after the faults: {metadata:?}"
+        );
+        for topic in self.model.topics.iter().filter(|topic| topic.life == Life::Live) {
+            let found = newest.topic(&topic.name);
+            assert!(
+                found.is_some_and(|found| Some(found.id) == topic.id),
+                "topic {} was acknowledged and is lost",
+                topic.name
+            );
+        }
+    }
+
+    fn running(&self) -> impl Iterator<Item = usize> {
+        (0..self.nodes.len()).filter(|node| self.nodes[*node].process.is_some())
+    }
+
+    pub(crate) fn leads_metadata(&self, node: usize) -> bool {
+        let status = self.status(node, GroupId::METADATA);
+        status.is_some_and(|status| status.role.serving)
+    }
+
+    fn status(&self, node: usize, group: GroupId) -> Option<GroupStatus> {
+        let process = self.nodes[node].process.as_ref()?;
+        let lane = &process.lanes[usize::from(process.layout.shard_of(group).0)];
+        lane.shard.groups().find(|status| status.group == group)
+    }
+
+    /// The replicas of a group that run, by node.
+    fn replicas(&self, group: GroupId) -> BTreeMap<usize, GroupStatus> {
+        self.running().filter_map(|node| self.status(node, group).map(|status| (node, status))).collect()
+    }
+
+    /// Checks what must and must not be on the disks of a quiet cluster.
+    pub fn check_rest(&mut self) {
+        self.run_for_us(SETTLE_US);
+        for node in 0..self.nodes.len() {
+            self.check_disk(node);
+        }
+        if self.nodes.len() > 1 {
+            self.check_images();
+            // Segments that end early go to the disk one after the other.
+            for _ in 0..SETTLE_AGAIN_MAX {
+                if self.is_all_written() {
+                    break;
+                }
+                self.run_for_us(SETTLE_US);
+            }
+            self.check_replicas();
+        }
+    }
+
+    fn check_disk(&self, node: usize) {
+        let ids = |is_meant: fn(&TopicModel) -> bool| -> Vec<String> {
+            let topics = self.model.topics.iter().filter(|topic| is_meant(topic));
+            topics.filter_map(|topic| topic.id.map(|id| kafka_uuid(id).to_string())).collect()
+        };
+        let deleted = ids(|topic| topic.life == Life::Deleted);
+        let expired = ids(|topic| topic.expires);
+        let name = node_id(node);
+        // A crash may come after the folder of a new replica was made and before anything of it is in the WAL. If the topic is
+        // deleted while the node is down, nothing names the group any more.
+        let is_trace_of_nothing = |folder: &GroupFolder| self.nodes.len() > 1 && folder.segments.is_empty();
+        for (group, folder) in &self.nodes[node].disk.groups {
+            let description = folder.description.as_deref().unwrap_or_default();
+            for id in &expired {
+                assert!(
+                    !description.contains(id) || folder.segments.is_empty(),
+                    "node {name}: group {group} keeps expired segments: {:?}",
+                    folder.segments.keys()
+                );
+            }
+            for id in &deleted {
+                assert!(
+                    !description.contains(id) || is_trace_of_nothing(folder),
+                    "node {name}: group {group} of a deleted topic is still there: {description}"
+                );
+            }
+            let is_empty = folder.segments.values().all(|files| files.log.is_empty());
+            assert!(
+                is_empty || folder.description.is_some(),
+                "node {name}: group {group} has no description"
+            );
+        }
+        let process = self.nodes[node].process.as_ref().expect("all nodes run in the end");
+        let image = process.lanes[0].shard.image();
+        for (group, folder) in &self.nodes[node].disk.groups {
+            let placed = image.partition_of_group(*group);
+            let is_here = placed.as_ref().is_some_and(|(topic, index)| {
+                topic.partition(*index).is_some_and(|partition| partition.replicas.contains(&name))
+            });
+            assert!(
+                is_here || is_trace_of_nothing(folder),
+                "node {name}: there is a folder of group {group}, whose place is {placed:?}"
+            );
+        }
+        for topic in image.topics().filter(|topic| !topic.internal) {
+            let known = self.model.topics.iter().find(|known| *known.name == *topic.name);
+            let life = known.map(|known| known.life);
+            // An attempt to make it that was given up may come about after it was deleted: another topic of its name.
+            let is_same = known.is_some_and(|known| known.id == Some(topic.id));
+            let may_be_there = life.is_some_and(|life| life != Life::Deleted || !is_same);
+            assert!(may_be_there, "node {name}: there is a topic {}, which is {life:?}", topic.name);
+        }
+    }
+
+    /// All shards of all nodes have the same metadata.
+    fn check_images(&self) {
+        let mut epochs = BTreeSet::new();
+        for node in &self.nodes {
+            let process = node.process.as_ref().expect("all nodes run in the end");
+            epochs.extend(process.lanes.iter().map(|lane| lane.shard.image().epoch()));
+        }
+        assert_eq!(epochs.len(), 1, "a quiet cluster has one image of its metadata: {epochs:?}");
+    }
+
+    /// Whether everything committed is in segments, on every node.
+    fn is_all_written(&self) -> bool {
+        self.running().all(|node| {
+            let process = self.nodes[node].process.as_ref().expect("it runs");
+            let statuses = process.lanes.iter().flat_map(|lane| lane.shard.groups());
+            let mut partitions = statuses.filter_map(|status| Some((status.group, status.partition?)));
+            partitions.all(|(group, bounds)| {
+                let folder = self.nodes[node].disk.groups.get(&group);
+                bounds.log_start == bounds.high_watermark
+                    || folder.is_some_and(|folder| {
+                        end_of(&batches(folder, bounds), bounds) == bounds.high_watermark
+                    })
+            })
+        })
+    }
+
+    /// All replicas of a partition hold the same batches, byte for byte.
+    fn check_replicas(&mut self) {
+        let process = self.nodes[0].process.as_ref().expect("all nodes run in the end");
+        let image = process.lanes[0].shard.image().clone();
+        for topic in image.topics() {
+            for partition in &topic.partitions {
+                let group = partition.group;
+                let replicas = self.replicas(group);
+                assert_eq!(replicas.len(), partition.replicas.len(), "group {group} has all its replicas");
+                let bounds: BTreeSet<Option<(Offset, Offset)>> = replicas
+                    .values()
+                    .map(|status| status.partition.map(|at| (at.log_start, at.high_watermark)))
+                    .collect();
+                assert_eq!(bounds.len(), 1, "group {group} of {}: replicas differ: {replicas:?}", topic.name);
+                let bounds = replicas.values().next().and_then(|status| status.partition);
+                let bounds = bounds.expect("a topic's group is a partition");
+                self.check_contents(group, bounds, replicas.keys().copied());
+                if replicas.len() > 1 && bounds.high_watermark > bounds.log_start {
+                    self.coverage.mark("replicas compared");
+                }
+            }
+        }
+    }
+
+    fn check_contents(&self, group: GroupId, bounds: PartitionBounds, nodes: impl Iterator<Item = usize>) {
+        let mut first: Option<(usize, BTreeMap<Offset, Bytes>)> = None;
+        for node in nodes {
+            let contents = self.nodes[node].disk.groups.get(&group).map(|folder| batches(folder, bounds));
+            let contents = contents.unwrap_or_default();
+            let end = end_of(&contents, bounds);
+            assert!(
+                end == bounds.high_watermark || bounds.log_start == bounds.high_watermark,
+                "group {group}: the segments of node {} end at {end}: {bounds:?}",
+                node_id(node)
+            );
+            match &first {
+                None => first = Some((node, contents)),
+                Some((other, expected)) => {
+                    let differs = expected.iter().zip(&contents).find(|(one, other)| one != other);
+                    assert!(
+                        differs.is_none() && expected.len() == contents.len(),
+                        "group {group}: nodes {} and {} differ at {:?} (of {} and {})",
+                        node_id(*other),
+                        node_id(node),
+                        differs.map(|((offset, _), _)| offset),
+                        expected.len(),
+                        contents.len()
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Where batches of a log end.
+fn end_of(batches: &BTreeMap<Offset, Bytes>, bounds: PartitionBounds) -> Offset {
+    batches.last_key_value().map_or(bounds.log_start, |(_, batch)| {
+        batch::BatchHeader::parse(batch).expect("it was parsed before").next_offset()
+    })
+}
+
+/// The batches of a log, by their first offsets.
+fn batches(folder: &GroupFolder, bounds: PartitionBounds) -> BTreeMap<Offset, Bytes> {
+    let mut found = BTreeMap::new();
+    for files in folder.segments.values() {
+        let log = Bytes::copy_from_slice(&files.log);
+        for read in batch::batches(&log) {
+            let (header, range) = read.expect("a segment holds whole batches");
+            if header.next_offset() > bounds.log_start && header.base_offset < bounds.high_watermark {
+                found.insert(header.base_offset, log.slice(range));
+            }
+        }
+    }
+    found
+}
