@@ -9,11 +9,11 @@
 //!   majority are ticked, so that the leader steps down.
 //! - A leader that stops leading asks for votes, by which its followers know (`Group::step`).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_group::{FrameReader, FrameWriter, Message, MessageType};
+use raft_group::{Follower, FrameReader, FrameWriter, Message, MessageType};
 use types::limits::{PEER_BYTES_QUEUED_MAX, PEER_FRAME_BYTES_FULL};
 use types::{GroupId, LogIndex, NodeId, Now};
 
@@ -37,7 +37,7 @@ const LAG_CHECK_INTERVAL_MS: i64 = 250;
 const COUNT_INTERVAL_MS: i64 = 5_000;
 
 /// Messages for groups that the metadata has not named here yet, kept until it does.
-const EARLY_MESSAGES_MAX: usize = 16 * 1024;
+const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Another node, as one shard sees it.
 struct Peer {
@@ -64,11 +64,13 @@ pub(crate) struct Peers {
     ticking: BTreeSet<GroupId>,
     tick_at_us: Option<u64>,
     /// Groups led here with a follower that lacks entries, and how far all followers were at the last look.
-    lagging: BTreeMap<GroupId, Vec<LogIndex>>,
+    lagging: BTreeMap<GroupId, Vec<Follower>>,
     lag_check_at_us: u64,
     balance_at_us: Option<u64>,
     count_at_us: u64,
-    early: VecDeque<(GroupId, NodeId, Message)>,
+    /// Messages for groups that are not hosted yet, and how much memory they take.
+    early: BTreeMap<GroupId, Vec<(NodeId, Message)>>,
+    early_bytes: usize,
 }
 
 impl Peers {
@@ -92,7 +94,8 @@ impl Peers {
             lag_check_at_us: now.mono_us,
             balance_at_us: balance_interval_ms.map(|ms| now.after_ms(ms)),
             count_at_us: now.mono_us,
-            early: VecDeque::new(),
+            early: BTreeMap::new(),
+            early_bytes: 0,
         }
     }
 
@@ -293,9 +296,11 @@ impl Shard {
             return self.effects.push(Effect::Warn(what));
         }
         let Some(hosted) = self.hosted.get_mut(&group) else {
-            // The group of a deleted topic has nothing to say any more; others are about to be hosted.
-            if self.image.may_allocate(group) && self.peers.early.len() < EARLY_MESSAGES_MAX {
-                self.peers.early.push_back((group, peer, message));
+            // The group of a deleted topic has nothing to say any more. What finds no room is asked for again.
+            let bytes = message_bytes(&message);
+            if self.is_expected(group) && self.peers.early_bytes + bytes <= EARLY_BYTES_MAX {
+                self.peers.early_bytes += bytes;
+                self.peers.early.entry(group).or_default().push((peer, message));
             }
             return;
         };
@@ -316,17 +321,27 @@ impl Shard {
         hosted.raft.step(message);
     }
 
+    /// Whether messages for a group that is not hosted are kept: it is about to be.
+    fn is_expected(&self, group: GroupId) -> bool {
+        self.image.may_allocate(group) || self.has_recovered(group)
+    }
+
     /// The group is hosted now: what came for it before is taken in.
     pub(crate) fn deliver_early(&mut self, now: Now, group: GroupId) {
-        if self.peers.early.iter().all(|(early, ..)| *early != group) {
-            return;
-        }
-        let (own, others) =
-            std::mem::take(&mut self.peers.early).into_iter().partition(|(early, ..)| *early == group);
-        self.peers.early = others;
-        let own: VecDeque<(GroupId, NodeId, Message)> = own;
-        for (group, peer, message) in own {
+        let Some(early) = self.peers.early.remove(&group) else { return };
+        self.peers.early_bytes -= early.iter().map(|(_, message)| message_bytes(message)).sum::<usize>();
+        for (peer, message) in early {
             self.on_raft_message(now, peer, group, message);
+        }
+    }
+
+    /// There is a newer image: groups that it neither brought here nor may bring are not waited for.
+    pub(crate) fn drop_early(&mut self) {
+        let groups = self.peers.early.keys().copied();
+        let given_up: Vec<GroupId> = groups.filter(|group| !self.is_expected(*group)).collect();
+        for group in given_up {
+            let early = self.peers.early.remove(&group).expect("it was just listed");
+            self.peers.early_bytes -= early.iter().map(|(_, message)| message_bytes(message)).sum::<usize>();
         }
     }
 
@@ -500,14 +515,16 @@ impl Shard {
         }
     }
 
-    /// Asks followers that lack entries and have not come closer: what they were sent is lost.
+    /// Asks followers that lack entries and have not come closer, whatever the others do: what they were sent is lost.
     fn check_laggards(&mut self, now: Now) {
         let groups: Vec<GroupId> = self.peers.lagging.keys().copied().collect();
         for group in groups {
             let Some(hosted) = self.hosted.get_mut(&group) else { continue };
-            let matched: Vec<LogIndex> = hosted.raft.followers().map(|follower| follower.matched).collect();
-            let before = self.peers.lagging.insert(group, matched.clone());
-            if before.is_some_and(|before| before == matched) {
+            let last = hosted.raft.last_index();
+            let followers: Vec<Follower> = hosted.raft.followers().collect();
+            let before = self.peers.lagging.insert(group, followers.clone()).unwrap_or_default();
+            let is_stuck = |follower: &Follower| follower.matched < last && before.contains(follower);
+            if followers.iter().any(is_stuck) {
                 hosted.raft.ping();
                 self.dirty.insert(group);
             }
@@ -556,4 +573,10 @@ impl Shard {
             self.effects.push(Effect::SetPeers { peers: self.config.peers.clone() });
         }
     }
+}
+
+/// About what a message takes in memory.
+fn message_bytes(message: &Message) -> usize {
+    let entries = message.entries.iter().map(|entry| entry.data.len() + entry.context.len() + 128);
+    256 + entries.sum::<usize>() + message.get_snapshot().data.len()
 }

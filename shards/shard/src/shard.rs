@@ -434,6 +434,7 @@ impl Shard {
                 }
             }
         }
+        self.drop_early();
         self.broker.on_image(image);
     }
 
@@ -466,6 +467,11 @@ impl Shard {
         }
         self.remove_segments(group, retired);
         self.deliver_early(now, group);
+    }
+
+    /// Whether the WAL holds a group that the metadata has not named yet.
+    pub(crate) fn has_recovered(&self, group: GroupId) -> bool {
+        self.recovered.contains_key(&group)
     }
 
     /// The topic of a partition is deleted: whoever waits hears of it, and its data goes.
