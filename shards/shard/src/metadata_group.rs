@@ -135,6 +135,17 @@ impl Shard {
             self.send_to_all(|| ShardMessage::Image(Arc::clone(&image)));
             self.on_image(now, image);
         }
+        let Some((_, host)) = self.metadata() else { return };
+        let (answers, is_joined) = (host.take_answers(), host.is_joined());
+        self.answers.extend(answers);
+        if !is_joined {
+            self.join(now);
+        }
+        self.checkpoint_metadata(false);
+    }
+
+    /// Registers this node, until it is a member of the cluster.
+    fn join(&mut self, now: Now) {
         let registration = self.config.registration.clone();
         let node = self.node;
         let Some((raft, host)) = self.metadata() else { return };
@@ -142,8 +153,6 @@ impl Shard {
         let joined = host.take_joined(&registration);
         let registering = host.plan_registration(now, has_leader, &registration);
         let refusal = host.take_refusal(&registration);
-        let answers = host.take_answers();
-        self.answers.extend(answers);
         self.effects.extend(refusal.map(Effect::Warn));
         if let Some(cluster_id) = joined {
             self.effects.push(Effect::Joined { cluster_id });
@@ -151,7 +160,6 @@ impl Shard {
         if let Some(command) = registering {
             self.change_metadata(&command, None);
         }
-        self.checkpoint_metadata(false);
     }
 
     /// Writes the metadata's state to the WAL, so that the entries before it may go.

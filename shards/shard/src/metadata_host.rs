@@ -351,6 +351,11 @@ impl MetadataHost {
         ))
     }
 
+    /// Whether this process is a member of the cluster.
+    pub(crate) fn is_joined(&self) -> bool {
+        self.is_joined
+    }
+
     /// There is a leader to register with: no need to wait for the next attempt.
     pub(crate) fn register_now(&mut self) {
         self.register_at_us = 0;
