@@ -33,6 +33,7 @@ pub struct ConfigFile {
     /// `"id@host:port"`, or tables `[[peers]]`.
     pub peers: Option<Vec<PeerEntry>>,
     pub bootstrap: Option<bool>,
+    pub join: Option<bool>,
     /// Broker settings by Kafka's names, which may be quoted or written as dotted keys.
     #[serde(default)]
     pub settings: toml::Table,
@@ -145,7 +146,7 @@ mod tests {
         check_error(
             "kafka-port = 1\nkafka-prt = 2",
             expect![
-                "line 2: unknown field `kafka-prt`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `settings`"
+                "line 2: unknown field `kafka-prt`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `join`, `settings`"
             ],
         );
         check_error("kafka-port = '9092'", expect![[r#"line 1: invalid type: string "9092", expected u16"#]]);

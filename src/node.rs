@@ -20,6 +20,9 @@ use crate::settings::{RACK_AWARE_SELECTOR, Settings};
 /// The name of the one listener for clients.
 const LISTENER: &str = "PLAINTEXT";
 
+/// The name under which a node's port for other nodes is registered.
+const PEER_LISTENER: &str = "RAFT";
+
 /// Everything that decides how the node runs.
 pub struct NodePlan<'a> {
     /// The command line and what stands behind it.
@@ -47,8 +50,8 @@ pub struct ClusterIdentity {
     pub new_cluster_id: String,
     /// The other nodes, ascending.
     pub peers: Vec<PeerAddress>,
-    /// The nodes that vote in the metadata group, ascending.
-    pub metadata_voters: Vec<NodeId>,
+    /// The nodes that the cluster was begun with, ascending; empty where this node joins one that is there.
+    pub first_voters: Vec<NodeId>,
     /// Whether it may elect a leader of the metadata group before it has heard of a cluster.
     pub may_begin_cluster: bool,
 }
@@ -85,7 +88,7 @@ pub fn standalone_identity(options: &Options) -> Result<ClusterIdentity, Error> 
         new_cluster_id,
         peers: Vec::new(),
         // One that is not this node shows when the data directory is opened, and is refused there.
-        metadata_voters: voters,
+        first_voters: voters,
         may_begin_cluster: true,
     })
 }
@@ -104,13 +107,9 @@ pub fn cluster_identity(options: &Options) -> Result<ClusterIdentity, Error> {
     let mut named: Vec<NodeId> = peers.iter().map(|peer| peer.node).collect();
     named.push(NodeId(options.node_id));
     named.sort();
-    if named.len().is_multiple_of(2) {
-        let (nodes, lost) = (named.len(), named.len() / 2 - 1);
-        tracing::warn!("{nodes} nodes survive the loss of {lost}, as {} do: use an odd number", nodes - 1);
-    }
-    let metadata_voters = match stored_voters(options)? {
+    let first_voters = match stored_voters(options)? {
         Some(stored) => {
-            if stored != named {
+            if stored != named && !stored.is_empty() && !options.join {
                 let (stored, named) = (join(&stored), join(&named));
                 tracing::warn!(
                     "the cluster was begun with nodes {stored}, which goes on to hold; --peers makes it {named}"
@@ -118,7 +117,17 @@ pub fn cluster_identity(options: &Options) -> Result<ClusterIdentity, Error> {
             }
             stored
         }
-        None => named,
+        None if options.join => Vec::new(),
+        None => {
+            if named.len().is_multiple_of(2) {
+                let (nodes, lost) = (named.len(), named.len() / 2 - 1);
+                tracing::warn!(
+                    "{nodes} nodes survive the loss of {lost}, as {} do: use an odd number",
+                    nodes - 1
+                );
+            }
+            named
+        }
     };
     let cluster_id = reactor::stored_cluster_id(&options.data_dir).map_err(refusal)?;
     let identity = ClusterIdentity {
@@ -126,9 +135,18 @@ pub fn cluster_identity(options: &Options) -> Result<ClusterIdentity, Error> {
         new_cluster_id: new_cluster_id(options)?,
         cluster_id,
         peers,
-        metadata_voters,
+        first_voters,
     };
     Ok(identity)
+}
+
+/// Whether the data directory is of a broker that was alone.
+///
+/// # Errors
+///
+/// When the data directory cannot be read.
+pub fn was_alone(options: &Options) -> Result<bool, Error> {
+    Ok(stored_voters(options)?.is_some_and(|voters| voters == [NodeId(options.node_id)]))
 }
 
 fn stored_voters(options: &Options) -> Result<Option<Vec<NodeId>>, Error> {
@@ -169,17 +187,25 @@ pub fn start(plan: &NodePlan<'_>) -> Result<NodeHandle, Error> {
     let settings = static_settings(plan);
     let (host, port) = plan.advertised.clone();
     let (node, rack) = (NodeId(plan.options.node_id), plan.settings.rack());
+    // Other nodes reach it where clients do, and at the port for nodes.
+    let peer = plan.raft_listen.first().map(|listen| Endpoint {
+        listener: PEER_LISTENER.to_owned(),
+        host: host.clone(),
+        port: listen.port(),
+    });
     let endpoint = Endpoint { listener: LISTENER.to_owned(), host, port };
     let new_cluster_id = plan.identity.new_cluster_id.clone();
     let registration = move |directory_id| Registration {
         node,
         rack: rack.clone(),
         endpoint: endpoint.clone(),
+        peer: peer.clone(),
         incarnation: seed,
         directory_id,
         new_cluster_id: new_cluster_id.clone(),
     };
-    let ClusterIdentity { peers, metadata_voters, may_begin_cluster, .. } = plan.identity.clone();
+    let ClusterIdentity { peers, first_voters, may_begin_cluster, .. } = plan.identity.clone();
+    let is_clustered = !plan.raft_listen.is_empty();
     let replica_lag_ms_max = plan.settings.number("replica.lag.time.max.ms");
     let balance_interval_ms = plan.settings.number::<i64>("leader.imbalance.check.interval.seconds") * 1_000;
     let leader_balance_interval_ms =
@@ -191,7 +217,8 @@ pub fn start(plan: &NodePlan<'_>) -> Result<NodeHandle, Error> {
             settings: settings.clone(),
             registration: registration(start.directory_id),
             peers: peers.clone(),
-            metadata_voters: metadata_voters.clone(),
+            is_clustered,
+            first_voters: first_voters.clone(),
             may_begin_cluster,
             replica_lag_ms_max,
             leader_balance_interval_ms,
@@ -218,7 +245,7 @@ fn node_options(plan: &NodePlan<'_>, incarnation: u64) -> Result<NodeOptions, Er
     options.cluster_id = plan.identity.cluster_id.clone();
     options.listen = plan.listen.to_vec();
     options.raft_listen = plan.raft_listen.to_vec();
-    options.voters = plan.identity.metadata_voters.clone();
+    options.voters = plan.identity.first_voters.clone();
     options.incarnation = incarnation;
     options.new_directory_id = directory_id_from_seed(random_u64()?);
     options.placement = match &plan.layout.cpus {

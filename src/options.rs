@@ -102,6 +102,11 @@ pub struct GlobalOptions {
     #[arg(value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
     pub bootstrap: Option<bool>,
+    /// Join the cluster of these brokers, which has added this one; does nothing later (raft-cluster)
+    #[arg(long, env = "CHRONIK_JOIN", global = true, help_heading = "Cluster", value_name = "BOOL")]
+    #[arg(value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", conflicts_with = "bootstrap")]
+    pub join: Option<bool>,
 }
 
 /// How log lines look.
@@ -317,6 +322,8 @@ pub struct Options {
     pub peers: Vec<PeerAddress>,
     /// Whether a new cluster may begin.
     pub bootstrap: bool,
+    /// Whether a node without data waits to be added to a cluster that is there.
+    pub join: bool,
     /// The options given that make sense for `raft-cluster` only.
     pub cluster_options: Vec<&'static str>,
     /// Broker settings that were given, by Kafka's names; not checked yet.
@@ -396,8 +403,16 @@ fn merge(given: GlobalOptions, variable: Option<&str>, file: ConfigFile) -> Resu
     };
     let raft_addr = given.raft_addr.or(file.raft_addr);
     let bootstrap = given.bootstrap.or(file.bootstrap).unwrap_or(false);
-    let cluster_options =
-        [("--peers", !peers.is_empty()), ("--raft-addr", raft_addr.is_some()), ("--bootstrap", bootstrap)];
+    let join = given.join.or(file.join).unwrap_or(false);
+    if bootstrap && join {
+        return Err("--bootstrap begins a cluster and --join joins one: use one of them".to_owned());
+    }
+    let cluster_options = [
+        ("--peers", !peers.is_empty()),
+        ("--raft-addr", raft_addr.is_some()),
+        ("--bootstrap", bootstrap),
+        ("--join", join),
+    ];
     let options = Options {
         kafka_port: given.kafka_port.or(file.kafka_port).unwrap_or(9092),
         bind_addr: given.bind_addr.or(file.bind_addr).unwrap_or_else(|| "0.0.0.0".to_owned()),
@@ -416,6 +431,7 @@ fn merge(given: GlobalOptions, variable: Option<&str>, file: ConfigFile) -> Resu
         raft_addr,
         peers,
         bootstrap,
+        join,
         cluster_options: cluster_options.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect(),
         settings,
     };
@@ -506,6 +522,7 @@ mod tests {
             raft_addr: None,
             peers: Vec::new(),
             bootstrap: false,
+            join: false,
             cluster_options: Vec::new(),
             settings: BTreeMap::new(),
         };

@@ -78,13 +78,14 @@ pub fn host_and_port(text: &str) -> Option<(String, u16)> {
     Some((bare_host(host).to_owned(), port.parse().ok()?)).filter(|_| is_whole)
 }
 
-/// Checks that the peers make a cluster together with this node.
+/// Checks that the peers make a cluster together with this node. A node that was `alone` before may be its first, and others
+/// are added later.
 ///
 /// # Errors
 ///
 /// What is wrong with them, in a line.
-pub fn check(own: NodeId, peers: &[PeerAddress]) -> Result<(), String> {
-    if peers.is_empty() {
+pub fn check(own: NodeId, peers: &[PeerAddress], alone: bool) -> Result<(), String> {
+    if peers.is_empty() && !alone {
         return Err(
             "raft-cluster without --peers would be a single node: use `chronik-server standalone`, or \
                     name the others with --peers"
@@ -125,9 +126,11 @@ mod tests {
         let peers = |ids: &[i32]| -> Vec<PeerAddress> {
             ids.iter().map(|id| parse(&format!("{id}@h:1")).expect("well-formed")).collect()
         };
-        assert_eq!(check(NodeId(1), &peers(&[2, 3])), Ok(()));
-        assert!(check(NodeId(1), &[]).expect_err("alone").contains("standalone"));
-        assert!(check(NodeId(2), &peers(&[2, 3])).expect_err("itself").contains("node 2, which is this one"));
-        assert_eq!(check(NodeId(1), &peers(&[2, 3, 2])), Err("--peers names node 2 twice".to_owned()));
+        let check = |own: i32, peers: &[PeerAddress]| check(NodeId(own), peers, false);
+        assert_eq!(check(1, &peers(&[2, 3])), Ok(()));
+        assert!(check(1, &[]).expect_err("alone").contains("standalone"));
+        assert_eq!(super::check(NodeId(1), &[], true), Ok(()));
+        assert!(check(2, &peers(&[2, 3])).expect_err("itself").contains("node 2, which is this one"));
+        assert_eq!(check(1, &peers(&[2, 3, 2])), Err("--peers names node 2 twice".to_owned()));
     }
 }

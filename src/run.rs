@@ -41,7 +41,8 @@ pub fn standalone(options: &Options) -> Result<(), Error> {
 ///
 /// As [`standalone`].
 pub fn raft_cluster(options: &Options) -> Result<(), Error> {
-    peers::check(NodeId(options.node_id), &options.peers).map_err(Error::Usage)?;
+    let begins_alone = node::was_alone(options)?;
+    peers::check(NodeId(options.node_id), &options.peers, begins_alone).map_err(Error::Usage)?;
     let (host, port) = options.raft_address()?;
     run(options, Mode::Cluster { host, port })
 }

@@ -16,9 +16,12 @@ pub enum Command {
     SetClusterId {
         /// The id that clients see; Kafka uses a base64 UUID (see [`crate::cluster_id_from_seed`]).
         cluster_id: String,
+        /// The nodes that the cluster begins with: the first voters of the metadata group.
+        voters: Vec<NodeId>,
     },
     /// Makes a broker known, or replaces what is known of it after a restart. Refused when it comes with another data
-    /// directory than it was registered with: what it promised with that one, it may not have any more.
+    /// directory than it was registered with: what it promised with that one, it may not have any more. Only a node that
+    /// was added as a voter again since may; its replicas of partitions are then others, which are to be filled.
     RegisterBroker {
         /// The broker.
         node: NodeId,
@@ -31,8 +34,11 @@ pub enum Command {
         incarnation: u64,
         /// Its data directory; `None` in logs from before there were such ids.
         directory_id: Option<DirectoryId>,
+        /// Where other nodes reach it; `None` where it is alone.
+        peer: Option<Endpoint>,
     },
-    /// Forgets a broker (Kafka's UnregisterBroker). Its replicas stay assigned to it, its configurations stay.
+    /// Forgets a broker, and ends its part in the metadata group (Kafka's UnregisterBroker). Refused while it holds
+    /// replicas. Its configurations stay.
     UnregisterBroker {
         /// The broker.
         node: NodeId,
@@ -77,6 +83,39 @@ pub enum Command {
         /// How many, at least 1.
         count: u32,
     },
+    /// Decides where the replicas of partitions are to be (Kafka's AlterPartitionReassignments). Their leaders carry it out.
+    Reassign {
+        /// The partitions; those that are gone by now are passed over.
+        partitions: Vec<Reassignment>,
+    },
+    /// The replicas of partitions are where they were to be, as their leaders say.
+    CompleteMoves {
+        /// The groups, each with the number of the decision that was carried out. Passed over where there is a newer one.
+        moves: Vec<(GroupId, u32)>,
+    },
+    /// Adds a node to the metadata group, from where it learns of everything (Kafka's AddRaftVoter). Refused where it is one
+    /// already.
+    AddVoter {
+        /// The node.
+        node: NodeId,
+        /// Where the others reach it.
+        peer: Endpoint,
+    },
+    /// Takes a node out of the metadata group (Kafka's RemoveRaftVoter). Its registration and its replicas stay: it is
+    /// expected to be added again, perhaps with another data directory.
+    RemoveVoter {
+        /// The node.
+        node: NodeId,
+    },
+}
+
+/// Where the replicas of one partition are to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reassignment {
+    /// The partition's group.
+    pub group: GroupId,
+    /// The brokers, each once, the preferred leader first; `None` for where they were before they began to move.
+    pub replicas: Option<Vec<NodeId>>,
 }
 
 /// The address of one listener of a broker.
@@ -134,6 +173,12 @@ pub enum Applied {
     },
     /// The configurations are as asked.
     ConfigsAltered,
+    /// It is decided where the replicas are to be.
+    Reassigned,
+    /// The moves are recorded.
+    MovesCompleted,
+    /// The voters of the metadata group are to be others.
+    VotersChanged,
     /// `count` producer ids from `first` on belong to the broker that asked.
     ProducerIdBlock {
         /// The first id of the block.

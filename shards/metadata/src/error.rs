@@ -51,6 +51,37 @@ pub enum MetadataError {
         /// The directory that holds what the broker has promised.
         registered: DirectoryId,
     },
+    /// A node that is none of the cluster's wants to register.
+    #[error("node {0} is none of this cluster: add it first (`chronik-server cluster add-node`)")]
+    NotMember(NodeId),
+    /// The node is in the metadata group already.
+    #[error("node {0} is a voter already")]
+    DuplicateVoter(NodeId),
+    /// The node is not in the metadata group.
+    #[error("node {0} is no voter")]
+    VoterNotFound(NodeId),
+    /// The metadata group would have nobody left.
+    #[error("node {0} is the last voter")]
+    LastVoter(NodeId),
+    /// The broker holds replicas, which would be lost with it.
+    #[error("broker {node} holds {replicas} replicas: move them first (`chronik-server cluster drain`)")]
+    BrokerHoldsReplicas {
+        /// The broker.
+        node: NodeId,
+        /// How many.
+        replicas: u32,
+    },
+    /// No such partition of the topic.
+    #[error("topic {topic:?} has no partition {partition}")]
+    UnknownPartition {
+        /// The topic.
+        topic: String,
+        /// The number asked for.
+        partition: i32,
+    },
+    /// There is nothing to cancel.
+    #[error("the partition's replicas do not move")]
+    NoReassignmentInProgress,
     /// A block of producer ids that is empty or beyond what is left of the number space.
     #[error("cannot allocate {count} producer ids")]
     InvalidProducerIdCount {
@@ -129,14 +160,22 @@ impl MetadataError {
             | MetadataError::InvalidProducerIdCount { .. } => ErrorCode::UnknownServerError,
             MetadataError::ClusterIdAlreadySet(_) => ErrorCode::InconsistentClusterId,
             MetadataError::BrokerNotRegistered(_) => ErrorCode::BrokerIdNotRegistered,
-            MetadataError::InvalidRegistration { .. } | MetadataError::OtherDirectory { .. } => {
-                ErrorCode::InvalidRegistration
+            MetadataError::InvalidRegistration { .. }
+            | MetadataError::OtherDirectory { .. }
+            | MetadataError::NotMember(_) => ErrorCode::InvalidRegistration,
+            MetadataError::DuplicateVoter(_) => ErrorCode::DuplicateVoter,
+            MetadataError::VoterNotFound(_) => ErrorCode::VoterNotFound,
+            MetadataError::LastVoter(_) | MetadataError::BrokerHoldsReplicas { .. } => {
+                ErrorCode::InvalidRequest
             }
+            MetadataError::NoReassignmentInProgress => ErrorCode::NoReassignmentInProgress,
             MetadataError::InvalidTopicName { .. }
             | MetadataError::TopicNameCollision { .. }
             | MetadataError::InternalTopic { .. } => ErrorCode::InvalidTopicException,
             MetadataError::TopicExists(_) => ErrorCode::TopicAlreadyExists,
-            MetadataError::UnknownTopic(_) => ErrorCode::UnknownTopicOrPartition,
+            MetadataError::UnknownTopic(_) | MetadataError::UnknownPartition { .. } => {
+                ErrorCode::UnknownTopicOrPartition
+            }
             MetadataError::UnknownTopicId(_) => ErrorCode::UnknownTopicId,
             MetadataError::InvalidPartitions(_) => ErrorCode::InvalidPartitions,
             MetadataError::InvalidReplicationFactor(_) => ErrorCode::InvalidReplicationFactor,

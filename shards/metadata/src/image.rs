@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use types::{DirectoryId, GroupId, LogIndex, NodeId, PartitionIndex, TopicId};
+use types::{DirectoryId, GroupId, LogIndex, NodeId, PartitionIndex, ReplicaId, TopicId};
 
 use crate::command::Endpoint;
 use crate::configs::{BrokerDefaults, BrokerLayers, StaticSettings, TopicConfig};
 use crate::names::{collision_key, is_internal_topic};
+use crate::partition::Partition;
 use crate::shared_map::SharedMap;
 
 /// A registered broker.
@@ -23,6 +24,19 @@ pub struct Broker {
     pub incarnation: u64,
     /// Its data directory; `None` where it registered before there were such ids.
     pub directory_id: Option<DirectoryId>,
+    /// Where other nodes reach it.
+    pub peer: Option<Endpoint>,
+    /// Which of the voters that this node ever was it was when it registered, see [`Voter`].
+    pub voter_generation: u32,
+}
+
+/// A node that is to vote in the metadata group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Voter {
+    /// Tells the voters apart that this node ever was, as [`ReplicaId::generation`].
+    pub generation: u32,
+    /// Where the others reach it, as was said when it was added; `None` for the first nodes of the cluster.
+    pub peer: Option<Endpoint>,
 }
 
 impl Broker {
@@ -71,15 +85,6 @@ impl Topic {
     }
 }
 
-/// A partition: the Raft group that replicates it, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Partition {
-    /// Its group; no two partitions ever had the same.
-    pub group: GroupId,
-    /// The brokers that hold it; never empty, and the first is the preferred leader.
-    pub replicas: Vec<NodeId>,
-}
-
 /// What the assignments put on one broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BrokerLoad {
@@ -95,6 +100,8 @@ pub struct BrokerLoad {
 pub struct MetadataImage {
     epoch: LogIndex,
     cluster_id: Option<Arc<str>>,
+    voters: Arc<BTreeMap<NodeId, Voter>>,
+    next_voter_generation: u32,
     brokers: Arc<BTreeMap<NodeId, Arc<Broker>>>,
     loads: Arc<BTreeMap<NodeId, BrokerLoad>>,
     topics: SharedMap<Arc<str>, Arc<Topic>>,
@@ -124,6 +131,8 @@ impl MetadataImage {
         MetadataImage {
             epoch: LogIndex(0),
             cluster_id: None,
+            voters: Arc::default(),
+            next_voter_generation: 1,
             brokers: Arc::default(),
             loads: Arc::default(),
             topics: SharedMap::default(),
@@ -160,9 +169,38 @@ impl MetadataImage {
         self.brokers.get(&node)
     }
 
-    /// The data directories that the brokers are registered with.
-    pub fn directories(&self) -> impl Iterator<Item = (NodeId, DirectoryId)> {
-        self.brokers.values().filter_map(|broker| Some((broker.node, broker.directory_id?)))
+    /// The nodes that are to vote in the metadata group; none before the cluster has its id.
+    pub fn voters(&self) -> impl ExactSizeIterator<Item = (NodeId, &Voter)> {
+        self.voters.iter().map(|(node, voter)| (*node, voter))
+    }
+
+    /// One of them.
+    pub fn voter(&self, node: NodeId) -> Option<&Voter> {
+        self.voters.get(&node)
+    }
+
+    /// The replicas that are to vote in the metadata group, ascending.
+    pub fn metadata_replicas(&self) -> Vec<ReplicaId> {
+        self.voters().map(|(node, voter)| ReplicaId { node, generation: voter.generation }).collect()
+    }
+
+    pub(crate) fn next_voter_generation(&self) -> u32 {
+        self.next_voter_generation
+    }
+
+    /// The data directories that brokers must come with: those that they are registered with, but for `None` where a node
+    /// was added again since, which may come with another one.
+    pub fn directories(&self) -> impl Iterator<Item = (NodeId, Option<DirectoryId>)> {
+        self.brokers.values().filter_map(|broker| {
+            let registered = broker.directory_id?;
+            Some((broker.node, Some(registered).filter(|_| !self.may_change_directory(broker))))
+        })
+    }
+
+    /// Whether a broker was taken out of the cluster and added again since it registered.
+    pub(crate) fn may_change_directory(&self, broker: &Broker) -> bool {
+        self.voter(broker.node).is_none_or(|voter| voter.generation > broker.voter_generation)
+            && !self.voters.is_empty()
     }
 
     /// How many partitions the assignments put on a broker, registered or not.
@@ -272,6 +310,19 @@ impl MetadataImage {
         self.cluster_id = Some(Arc::from(cluster_id));
     }
 
+    pub(crate) fn put_voter(&mut self, node: NodeId, voter: Voter) {
+        Arc::make_mut(&mut self.voters).insert(node, voter);
+    }
+
+    pub(crate) fn remove_voter(&mut self, node: NodeId) {
+        Arc::make_mut(&mut self.voters).remove(&node);
+    }
+
+    pub(crate) fn set_next_voter_generation(&mut self, generation: u32) {
+        assert!(self.next_voter_generation <= generation, "generations are numbered upwards");
+        self.next_voter_generation = generation;
+    }
+
     pub(crate) fn put_broker(&mut self, broker: Broker) {
         assert!(!broker.endpoints.is_empty(), "broker {} has no endpoint", broker.node);
         Arc::make_mut(&mut self.brokers).insert(broker.node, Arc::new(broker));
@@ -308,18 +359,23 @@ impl MetadataImage {
         if let Some(key) = collision_key(&topic.name) {
             self.names_by_collision_key.remove(&key);
         }
-        let loads = Arc::make_mut(&mut self.loads);
         for partition in &topic.partitions {
             self.groups.remove(&partition.group);
-            for (position, node) in partition.replicas.iter().enumerate() {
-                let load = loads.get_mut(node).expect("every assigned broker has a load");
-                load.replicas -= 1;
-                load.leaders -= u32::from(position == 0);
-                if *load == BrokerLoad::default() {
-                    loads.remove(node);
-                }
-            }
+            self.uncount(partition);
         }
+    }
+
+    /// Other decisions for some partitions of a topic, by number.
+    pub(crate) fn set_partitions(&mut self, name: &str, partitions: Vec<(PartitionIndex, Partition)>) {
+        let mut topic = (**self.topic(name).expect("the topic exists")).clone();
+        for (index, partition) in partitions {
+            let place = usize::try_from(index.0).expect("partitions are counted from 0");
+            let before = std::mem::replace(&mut topic.partitions[place], partition);
+            assert!(before.group == topic.partitions[place].group, "a partition keeps its group");
+            self.uncount(&before);
+            self.count(&topic.partitions[place]);
+        }
+        self.topics.insert(topic.name.clone(), Arc::new(topic));
     }
 
     pub(crate) fn append_partitions(&mut self, topic: &Topic, partitions: Vec<Partition>) {
@@ -370,15 +426,31 @@ impl MetadataImage {
     }
 
     fn index_partitions(&mut self, name: &Arc<str>, first: usize, partitions: &[Partition]) {
-        let loads = Arc::make_mut(&mut self.loads);
         for (index, partition) in (first..).zip(partitions) {
             let index = i32::try_from(index).expect("partitions are bounded far below 2^31");
             let place = (name.clone(), PartitionIndex(index));
             assert!(self.groups.insert(partition.group, place).is_none(), "{:?} was taken", partition.group);
-            for (position, node) in partition.replicas.iter().enumerate() {
-                let load = loads.entry(*node).or_default();
-                load.replicas += 1;
-                load.leaders += u32::from(position == 0);
+            self.count(partition);
+        }
+    }
+
+    fn count(&mut self, partition: &Partition) {
+        let loads = Arc::make_mut(&mut self.loads);
+        for (position, node) in partition.brokers().into_iter().enumerate() {
+            let load = loads.entry(node).or_default();
+            load.replicas += 1;
+            load.leaders += u32::from(position == 0);
+        }
+    }
+
+    fn uncount(&mut self, partition: &Partition) {
+        let loads = Arc::make_mut(&mut self.loads);
+        for (position, node) in partition.brokers().into_iter().enumerate() {
+            let load = loads.get_mut(&node).expect("every assigned broker has a load");
+            load.replicas -= 1;
+            load.leaders -= u32::from(position == 0);
+            if *load == BrokerLoad::default() {
+                loads.remove(&node);
             }
         }
     }

@@ -12,9 +12,11 @@ pub mod configs;
 mod error;
 mod image;
 mod names;
+mod partition;
 mod placement;
 mod plan;
 mod plan_configs;
+mod plan_moves;
 mod shared_map;
 mod state;
 #[cfg(test)]
@@ -22,11 +24,12 @@ mod testing;
 mod topic_id;
 mod wire;
 
-pub use command::{Applied, Command, ConfigResource, Endpoint, PartitionSpec};
+pub use command::{Applied, Command, ConfigResource, Endpoint, PartitionSpec, Reassignment};
 pub use configs::{BrokerDefaults, CleanupPolicy, StaticSettings, TimestampType, TopicConfig};
 pub use error::MetadataError;
-pub use image::{Broker, BrokerLoad, MetadataImage, Partition, Topic};
+pub use image::{Broker, BrokerLoad, MetadataImage, Topic, Voter};
 pub use names::{CONSUMER_OFFSETS_TOPIC, TRANSACTION_STATE_TOPIC, is_internal_topic, validate_topic_name};
+pub use partition::Partition;
 pub use plan::{
     CreateTopicPlanner, ManualAssignment, PartitionsRequest, TopicRequest, TopicSelector,
     plan_create_partitions, plan_create_topic, plan_delete_topic,
@@ -34,5 +37,6 @@ pub use plan::{
 pub use plan_configs::{
     ConfigOperation, ConfigOperationKind, plan_alter_configs, plan_incremental_alter, resolve_config_resource,
 };
+pub use plan_moves::plan_reassignment;
 pub use state::MetadataState;
 pub use topic_id::{cluster_id_from_seed, directory_id_from_seed, topic_id_from_seed, topic_id_text};

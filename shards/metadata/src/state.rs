@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use types::limits::PARTITIONS_MAX;
-use types::{GroupId, LogIndex, NodeId, ProducerId, TopicId};
+use types::{GroupId, LogIndex, NodeId, PartitionIndex, ProducerId, TopicId};
 
-use crate::command::{Applied, Command, ConfigResource, PartitionSpec};
+use crate::command::{Applied, Command, ConfigResource, Endpoint, PartitionSpec, Reassignment};
 use crate::configs::StaticSettings;
 use crate::error::MetadataError;
-use crate::image::{Broker, MetadataImage, Partition, Topic};
+use crate::image::{Broker, MetadataImage, Topic, Voter};
+use crate::partition::Partition;
 use crate::wire;
 
 /// Brokers of one cluster.
@@ -74,9 +75,18 @@ impl MetadataState {
         assert!(index > self.applied, "metadata command {index} applied after {}", self.applied);
         self.applied = index;
         let applied = match command {
-            Command::SetClusterId { cluster_id } => self.set_cluster_id(&cluster_id),
-            Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id } => {
-                self.register_broker(Broker { node, rack, endpoints, incarnation, directory_id })
+            Command::SetClusterId { cluster_id, voters } => self.set_cluster_id(&cluster_id, &voters),
+            Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id, peer } => {
+                let voter_generation = self.image.voter(node).map_or(0, |voter| voter.generation);
+                self.register_broker(Broker {
+                    node,
+                    rack,
+                    endpoints,
+                    incarnation,
+                    directory_id,
+                    peer,
+                    voter_generation,
+                })
             }
             Command::UnregisterBroker { node } => self.unregister_broker(node),
             Command::CreateTopic { name, id, partitions, configs } => {
@@ -88,6 +98,10 @@ impl MetadataState {
             }
             Command::AlterConfigs { resource, set } => self.alter_configs(resource, set),
             Command::AllocateProducerIds { node: _, count } => self.allocate_producer_ids(count),
+            Command::Reassign { partitions } => self.reassign(partitions),
+            Command::CompleteMoves { moves } => self.complete_moves(moves),
+            Command::AddVoter { node, peer } => self.add_voter(node, peer),
+            Command::RemoveVoter { node } => self.remove_voter(node),
         };
         let applied = applied.unwrap_or_else(Applied::Refused);
         let changed_image =
@@ -125,10 +139,13 @@ impl MetadataState {
         Ok(())
     }
 
-    fn set_cluster_id(&mut self, cluster_id: &str) -> Result<Applied, MetadataError> {
+    fn set_cluster_id(&mut self, cluster_id: &str, voters: &[NodeId]) -> Result<Applied, MetadataError> {
         match self.image.cluster_id() {
             None => {
                 self.image.set_cluster_id(cluster_id);
+                for node in voters {
+                    self.image.put_voter(*node, Voter { generation: 0, peer: None });
+                }
                 Ok(Applied::ClusterIdSet)
             }
             Some(existing) if existing == cluster_id => Ok(Applied::Unchanged),
@@ -142,8 +159,13 @@ impl MetadataState {
         if existing.is_some_and(|existing| **existing == broker) {
             return Ok(Applied::Unchanged);
         }
+        if self.image.voters().len() > 0 && self.image.voter(node).is_none() {
+            return Err(MetadataError::NotMember(node));
+        }
         let registered = existing.and_then(|existing| existing.directory_id);
-        if let Some(registered) = registered.filter(|_| registered != broker.directory_id) {
+        let other = registered.filter(|_| registered != broker.directory_id);
+        let may_change = existing.is_some_and(|existing| self.image.may_change_directory(existing));
+        if let Some(registered) = other.filter(|_| !may_change) {
             return Err(MetadataError::OtherDirectory { node, registered });
         }
         if broker.endpoints.is_empty() {
@@ -153,15 +175,106 @@ impl MetadataState {
             return Err(MetadataError::InvalidRegistration { node, reason: "the cluster has 1000 brokers" });
         }
         self.image.put_broker(broker);
+        if other.is_some() {
+            self.renew_replicas(node);
+        }
         Ok(Applied::BrokerRegistered)
+    }
+
+    /// A broker comes with another data directory: what it held is to be made anew, beside what it may still be a member of.
+    fn renew_replicas(&mut self, node: NodeId) {
+        let topics: Vec<Arc<Topic>> = self.image.topics().cloned().collect();
+        for topic in topics {
+            let partitions = (0..).map(PartitionIndex).zip(&topic.partitions);
+            let renewed: Vec<_> = partitions
+                .filter(|(_, partition)| partition.wanted_brokers().contains(&node))
+                .filter_map(|(index, partition)| {
+                    Some((index, partition.reassigned(partition.wanted_brokers(), Some(node))?))
+                })
+                .collect();
+            if !renewed.is_empty() {
+                self.image.set_partitions(&topic.name, renewed);
+            }
+        }
     }
 
     fn unregister_broker(&mut self, node: NodeId) -> Result<Applied, MetadataError> {
         if self.image.broker(node).is_none() {
             return Err(MetadataError::BrokerNotRegistered(node));
         }
+        let replicas = self.image.load(node).replicas;
+        if replicas > 0 {
+            return Err(MetadataError::BrokerHoldsReplicas { node, replicas });
+        }
+        self.check_not_last(node)?;
         self.image.remove_broker(node);
+        self.image.remove_voter(node);
         Ok(Applied::BrokerUnregistered)
+    }
+
+    fn check_not_last(&self, node: NodeId) -> Result<(), MetadataError> {
+        let is_last = self.image.voters().len() == 1 && self.image.voter(node).is_some();
+        if is_last { Err(MetadataError::LastVoter(node)) } else { Ok(()) }
+    }
+
+    fn add_voter(&mut self, node: NodeId, peer: Endpoint) -> Result<Applied, MetadataError> {
+        if self.image.voter(node).is_some() {
+            return Err(MetadataError::DuplicateVoter(node));
+        }
+        if self.image.voters().len() >= BROKERS_MAX {
+            return Err(MetadataError::InvalidRegistration { node, reason: "the cluster has 1000 brokers" });
+        }
+        let generation = self.image.next_voter_generation();
+        self.image.set_next_voter_generation(generation + 1);
+        self.image.put_voter(node, Voter { generation, peer: Some(peer) });
+        Ok(Applied::VotersChanged)
+    }
+
+    fn remove_voter(&mut self, node: NodeId) -> Result<Applied, MetadataError> {
+        if self.image.voter(node).is_none() {
+            return Err(MetadataError::VoterNotFound(node));
+        }
+        self.check_not_last(node)?;
+        self.image.remove_voter(node);
+        Ok(Applied::VotersChanged)
+    }
+
+    fn reassign(&mut self, partitions: Vec<Reassignment>) -> Result<Applied, MetadataError> {
+        let decide = |partition: &Partition, replicas: Option<Vec<NodeId>>| {
+            let replicas = replicas.unwrap_or_else(|| partition.replicas.clone());
+            partition.reassigned(&replicas, None)
+        };
+        let decisions = partitions.into_iter().map(|decided| (decided.group, decided.replicas));
+        Ok(if self.change_partitions(decisions, decide) { Applied::Reassigned } else { Applied::Unchanged })
+    }
+
+    fn complete_moves(&mut self, moves: Vec<(GroupId, u32)>) -> Result<Applied, MetadataError> {
+        let has_changed = self.change_partitions(moves.into_iter(), Partition::moved);
+        Ok(if has_changed { Applied::MovesCompleted } else { Applied::Unchanged })
+    }
+
+    /// Changes partitions, topic by topic. Those that are gone are passed over. Whether there was anything to change.
+    fn change_partitions<T>(
+        &mut self,
+        changes: impl Iterator<Item = (GroupId, T)>,
+        change: impl Fn(&Partition, T) -> Option<Partition>,
+    ) -> bool {
+        let mut by_topic: BTreeMap<Arc<str>, BTreeMap<PartitionIndex, Partition>> = BTreeMap::new();
+        for (group, what) in changes {
+            let Some((topic, index)) = self.image.partition_of_group(group) else { continue };
+            let of_topic = by_topic.entry(Arc::clone(&topic.name)).or_default();
+            let current = of_topic.get(&index).or_else(|| topic.partition(index));
+            let changed = change(current.expect("a group's partition is there"), what);
+            if let Some(changed) = changed {
+                of_topic.insert(index, changed);
+            }
+        }
+        by_topic.retain(|_, partitions| !partitions.is_empty());
+        let has_changed = !by_topic.is_empty();
+        for (name, partitions) in by_topic {
+            self.image.set_partitions(&name, partitions.into_iter().collect());
+        }
+        has_changed
     }
 
     fn create_topic(
@@ -266,7 +379,7 @@ impl MetadataState {
         let partition = |spec: PartitionSpec| {
             let group = self.image.next_group();
             self.image.set_next_group(GroupId(group.0 + 1));
-            Partition { group, replicas: spec.replicas }
+            Partition::new(group, spec.replicas)
         };
         Ok(specs.into_iter().map(partition).collect())
     }
@@ -312,7 +425,14 @@ mod tests {
 
     fn register(node: i32, incarnation: u64) -> Command {
         let endpoints = vec![endpoint("host", 9092)];
-        Command::RegisterBroker { node: NodeId(node), rack: None, endpoints, incarnation, directory_id: None }
+        Command::RegisterBroker {
+            node: NodeId(node),
+            rack: None,
+            endpoints,
+            incarnation,
+            directory_id: None,
+            peer: None,
+        }
     }
 
     fn groups(groups: &[u64]) -> Vec<GroupId> {
@@ -386,7 +506,10 @@ mod tests {
     #[test]
     fn the_cluster_id_is_set_once() {
         let mut state = MetadataState::default();
-        let set = |cluster_id: &str| Command::SetClusterId { cluster_id: cluster_id.to_owned() };
+        let set = |cluster_id: &str| Command::SetClusterId {
+            cluster_id: cluster_id.to_owned(),
+            voters: Vec::new(),
+        };
         assert_eq!(apply(&mut state, set("x")), Applied::ClusterIdSet);
         assert_eq!(apply(&mut state, set("x")), Applied::Unchanged);
         let refused = MetadataError::ClusterIdAlreadySet("x".to_owned());
@@ -421,6 +544,7 @@ mod tests {
                 endpoints,
                 incarnation,
                 directory_id: directory.map(|byte| DirectoryId([byte; 16])),
+                peer: None,
             },
             other => panic!("no registration: {other:?}"),
         };
@@ -435,7 +559,7 @@ mod tests {
         restored.restore(&state.snapshot()).expect("a good snapshot");
         assert_eq!(apply(&mut restored, with(4, Some(8))), Applied::Refused(refused));
         let image = restored.image();
-        assert_eq!(image.directories().collect::<Vec<_>>(), [(NodeId(1), DirectoryId([7; 16]))]);
+        assert_eq!(image.directories().collect::<Vec<_>>(), [(NodeId(1), Some(DirectoryId([7; 16])))]);
         assert_eq!(image.broker(NodeId(1)).expect("registered").incarnation, 3);
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use types::{DirectoryId, GroupId, NodeId, PartitionIndex, TopicId};
 
-use crate::command::{Applied, Command, ConfigResource, Endpoint, PartitionSpec};
+use crate::command::{Applied, Command, ConfigResource, Endpoint, PartitionSpec, Reassignment};
 use crate::image::{BrokerLoad, MetadataImage};
 use crate::state::MetadataState;
 
@@ -37,6 +37,7 @@ pub(crate) fn state_with_racks(rack_sizes: &[usize]) -> MetadataState {
             endpoints: vec![endpoint("localhost", 9092)],
             incarnation: 1,
             directory_id: None,
+            peer: None,
         };
         assert_eq!(apply(&mut state, command), Applied::BrokerRegistered);
     }
@@ -59,11 +60,14 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         Just(ConfigResource::BrokerDefault),
     ];
     prop_oneof![
-        1 => "[xy]".prop_map(|cluster_id| Command::SetClusterId { cluster_id }),
+        1 => ("[xy]", prop::collection::btree_set(node(), 0..3)).prop_map(|(cluster_id, voters)| {
+            Command::SetClusterId { cluster_id, voters: voters.into_iter().collect() }
+        }),
         2 => (node(), prop::option::of("[rs]"), 1u16..3, 0u64..3, directory()).prop_map(
             |(node, rack, port, incarnation, directory_id)| {
                 let endpoints = vec![endpoint("host", port)];
-                Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id }
+                let peer = (port == 1).then(|| endpoint("peer", port));
+                Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id, peer }
             }
         ),
         1 => node().prop_map(|node| Command::UnregisterBroker { node }),
@@ -76,6 +80,18 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         }),
         3 => (resource, changes()).prop_map(|(resource, set)| Command::AlterConfigs { resource, set }),
         1 => (node(), 0u32..2000).prop_map(|(node, count)| Command::AllocateProducerIds { node, count }),
+        4 => prop::collection::vec((1u64..8, prop::option::of(any_spec())), 1..4).prop_map(|partitions| {
+            let decided = |(group, spec): (u64, Option<PartitionSpec>)| Reassignment {
+                group: GroupId(group),
+                replicas: spec.map(|spec| spec.replicas),
+            };
+            Command::Reassign { partitions: partitions.into_iter().map(decided).collect() }
+        }),
+        3 => prop::collection::vec((1u64..8, 1u32..4), 1..4).prop_map(|moves| Command::CompleteMoves {
+            moves: moves.into_iter().map(|(group, decision)| (GroupId(group), decision)).collect(),
+        }),
+        2 => node().prop_map(|node| Command::AddVoter { node, peer: endpoint("peer", 2) }),
+        1 => node().prop_map(|node| Command::RemoveVoter { node }),
     ]
 }
 
@@ -124,8 +140,9 @@ pub(crate) fn check_image(image: &MetadataImage) {
             let place = Some((topic.clone(), PartitionIndex(index)));
             assert_eq!(image.partition_of_group(partition.group), place);
             assert_eq!(topic.partition(PartitionIndex(index)), Some(partition));
-            for (order, node) in partition.replicas.iter().enumerate() {
-                let load = loads.entry(*node).or_default();
+            for (order, node) in partition.brokers().into_iter().enumerate() {
+                assert!(partition.replica_on(node).is_some(), "{partition:?}");
+                let load = loads.entry(node).or_default();
                 load.replicas += 1;
                 load.leaders += u32::from(order == 0);
             }

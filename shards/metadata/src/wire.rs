@@ -1,18 +1,19 @@
 //! Commands and snapshots as protobuf.
 //!
 //! A tag is never given another meaning and never reused; a field that is missing has its type's
-//! default. Command kind 9 is reserved for changes of a partition's replicas.
+//! default.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
-use types::{DirectoryId, GroupId, LogIndex, NodeId, ProducerId, TopicId};
+use types::{DirectoryId, GroupId, LogIndex, NodeId, ProducerId, ReplicaId, TopicId};
 
-use crate::command::{Command, ConfigResource, Endpoint, PartitionSpec};
+use crate::command::{Command, ConfigResource, Endpoint, PartitionSpec, Reassignment};
 use crate::configs::StaticSettings;
 use crate::error::MetadataError;
-use crate::image::{Broker, MetadataImage, Partition, Topic};
+use crate::image::{Broker, MetadataImage, Topic, Voter};
+use crate::partition::{Moves, Partition};
 use crate::state::Counters;
 
 const KIND_SET_CLUSTER_ID: u32 = 1;
@@ -23,6 +24,10 @@ const KIND_DELETE_TOPIC: u32 = 5;
 const KIND_CREATE_PARTITIONS: u32 = 6;
 const KIND_ALTER_CONFIGS: u32 = 7;
 const KIND_ALLOCATE_PRODUCER_IDS: u32 = 8;
+const KIND_REASSIGN: u32 = 9;
+const KIND_COMPLETE_MOVES: u32 = 10;
+const KIND_ADD_VOTER: u32 = 11;
+const KIND_REMOVE_VOTER: u32 = 12;
 
 const RESOURCE_TOPIC: u32 = 1;
 const RESOURCE_BROKER: u32 = 2;
@@ -47,6 +52,8 @@ struct CommandRecord {
 struct SetClusterIdRecord {
     #[prost(string, tag = "1")]
     cluster_id: String,
+    #[prost(int32, repeated, tag = "2")]
+    voters: Vec<i32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -61,6 +68,11 @@ struct BrokerRecord {
     incarnation: u64,
     #[prost(bytes = "bytes", optional, tag = "5")]
     directory_id: Option<Bytes>,
+    #[prost(message, optional, tag = "6")]
+    peer: Option<EndpointRecord>,
+    /// Of snapshots only: what a command is applied to says it.
+    #[prost(uint32, tag = "7")]
+    voter_generation: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -98,6 +110,13 @@ struct PartitionRecord {
     replicas: Vec<i32>,
     #[prost(uint64, tag = "2")]
     group: u64,
+    #[prost(uint32, tag = "3")]
+    decision: u32,
+    #[prost(int32, repeated, tag = "4")]
+    target: Vec<i32>,
+    /// Raft ids.
+    #[prost(uint64, repeated, tag = "5")]
+    members: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -146,6 +165,46 @@ struct AllocateProducerIdsRecord {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct ReassignRecord {
+    #[prost(message, repeated, tag = "1")]
+    partitions: Vec<ReassignmentRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ReassignmentRecord {
+    #[prost(uint64, tag = "1")]
+    group: u64,
+    /// None for where they were before they began to move.
+    #[prost(int32, repeated, tag = "2")]
+    replicas: Vec<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CompleteMovesRecord {
+    #[prost(message, repeated, tag = "1")]
+    moves: Vec<MoveRecord>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct MoveRecord {
+    #[prost(uint64, tag = "1")]
+    group: u64,
+    #[prost(uint32, tag = "2")]
+    decision: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct VoterRecord {
+    #[prost(int32, tag = "1")]
+    node: i32,
+    #[prost(message, optional, tag = "2")]
+    peer: Option<EndpointRecord>,
+    /// Of snapshots only.
+    #[prost(uint32, tag = "3")]
+    generation: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct BrokerConfigsRecord {
     #[prost(int32, tag = "1")]
     node: i32,
@@ -175,16 +234,29 @@ struct SnapshotRecord {
     cluster_configs: Vec<ConfigRecord>,
     #[prost(message, repeated, tag = "10")]
     broker_configs: Vec<BrokerConfigsRecord>,
+    #[prost(message, repeated, tag = "11")]
+    voters: Vec<VoterRecord>,
+    #[prost(uint32, tag = "12")]
+    next_voter_generation: u32,
 }
 
 pub(crate) fn encode_command(command: &Command) -> Bytes {
     let (kind, body) = match command {
-        Command::SetClusterId { cluster_id } => {
-            (KIND_SET_CLUSTER_ID, SetClusterIdRecord { cluster_id: cluster_id.clone() }.encode_to_vec())
+        Command::SetClusterId { cluster_id, voters } => {
+            let record = SetClusterIdRecord { cluster_id: cluster_id.clone(), voters: node_numbers(voters) };
+            (KIND_SET_CLUSTER_ID, record.encode_to_vec())
         }
-        Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id } => {
-            let record = broker_record(*node, rack, endpoints, *incarnation, *directory_id);
-            (KIND_REGISTER_BROKER, record.encode_to_vec())
+        Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id, peer } => {
+            let broker = Broker {
+                node: *node,
+                rack: rack.clone(),
+                endpoints: endpoints.clone(),
+                incarnation: *incarnation,
+                directory_id: *directory_id,
+                peer: peer.clone(),
+                voter_generation: 0,
+            };
+            (KIND_REGISTER_BROKER, broker_record(&broker).encode_to_vec())
         }
         Command::UnregisterBroker { node } => {
             (KIND_UNREGISTER_BROKER, NodeRecord { node: node.0 }.encode_to_vec())
@@ -216,6 +288,24 @@ pub(crate) fn encode_command(command: &Command) -> Bytes {
             let record = AllocateProducerIdsRecord { node: node.0, count: *count };
             (KIND_ALLOCATE_PRODUCER_IDS, record.encode_to_vec())
         }
+        Command::Reassign { partitions } => {
+            let partitions = partitions.iter().map(|partition| ReassignmentRecord {
+                group: partition.group.0,
+                replicas: node_numbers(partition.replicas.as_deref().unwrap_or_default()),
+            });
+            (KIND_REASSIGN, ReassignRecord { partitions: partitions.collect() }.encode_to_vec())
+        }
+        Command::CompleteMoves { moves } => {
+            let record =
+                |(group, decision): &(GroupId, u32)| MoveRecord { group: group.0, decision: *decision };
+            let record = CompleteMovesRecord { moves: moves.iter().map(record).collect() };
+            (KIND_COMPLETE_MOVES, record.encode_to_vec())
+        }
+        Command::AddVoter { node, peer } => {
+            let record = VoterRecord { node: node.0, peer: Some(endpoint_record(peer)), generation: 0 };
+            (KIND_ADD_VOTER, record.encode_to_vec())
+        }
+        Command::RemoveVoter { node } => (KIND_REMOVE_VOTER, NodeRecord { node: node.0 }.encode_to_vec()),
     };
     Bytes::from(CommandRecord { kind, body: Bytes::from(body) }.encode_to_vec())
 }
@@ -224,12 +314,12 @@ pub(crate) fn decode_command(bytes: &[u8]) -> Result<Command, MetadataError> {
     let CommandRecord { kind, body } = read(bytes)?;
     match kind {
         KIND_SET_CLUSTER_ID => {
-            let SetClusterIdRecord { cluster_id } = read(&body)?;
-            Ok(Command::SetClusterId { cluster_id })
+            let SetClusterIdRecord { cluster_id, voters } = read(&body)?;
+            Ok(Command::SetClusterId { cluster_id, voters: node_ids(voters)? })
         }
         KIND_REGISTER_BROKER => {
-            let Broker { node, rack, endpoints, incarnation, directory_id } = broker(read(&body)?)?;
-            Ok(Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id })
+            let Broker { node, rack, endpoints, incarnation, directory_id, peer, .. } = broker(read(&body)?)?;
+            Ok(Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id, peer })
         }
         KIND_UNREGISTER_BROKER => {
             let NodeRecord { node } = read(&body)?;
@@ -254,6 +344,25 @@ pub(crate) fn decode_command(bytes: &[u8]) -> Result<Command, MetadataError> {
             let AllocateProducerIdsRecord { node, count } = read(&body)?;
             Ok(Command::AllocateProducerIds { node: node_id(node)?, count })
         }
+        KIND_REASSIGN => {
+            let ReassignRecord { partitions } = read(&body)?;
+            let partitions = partitions.into_iter().map(reassignment).collect::<Result<_, _>>()?;
+            Ok(Command::Reassign { partitions })
+        }
+        KIND_COMPLETE_MOVES => {
+            let CompleteMovesRecord { moves } = read(&body)?;
+            let moves = moves.into_iter().map(|record| (GroupId(record.group), record.decision));
+            Ok(Command::CompleteMoves { moves: moves.collect() })
+        }
+        KIND_ADD_VOTER => {
+            let VoterRecord { node, peer, .. } = read(&body)?;
+            let peer = peer.ok_or_else(|| invalid("Voter.peer", "it is missing"))?;
+            Ok(Command::AddVoter { node: node_id(node)?, peer: endpoint(peer)? })
+        }
+        KIND_REMOVE_VOTER => {
+            let NodeRecord { node } = read(&body)?;
+            Ok(Command::RemoveVoter { node: node_id(node)? })
+        }
         unknown => Err(MetadataError::UnknownCommandKind(unknown)),
     }
 }
@@ -267,12 +376,14 @@ pub(crate) fn encode_snapshot(image: &MetadataImage, counters: &Counters) -> Byt
         next_group: counters.next_group.0,
         next_producer_id: counters.next_producer_id.0,
         cluster_id: image.cluster_id().map(str::to_owned),
-        brokers: image.brokers().map(|broker| snapshot_record(broker)).collect(),
+        brokers: image.brokers().map(|broker| broker_record(broker)).collect(),
         topics: image.topics().map(|topic| topic_record(topic)).collect(),
         cluster_configs: config_records(image.cluster_configs()),
         broker_configs: broker_configs
             .map(|(node, configs)| BrokerConfigsRecord { node: node.0, configs: config_records(configs) })
             .collect(),
+        voters: image.voters().map(|(node, voter)| voter_record(node, voter)).collect(),
+        next_voter_generation: image.next_voter_generation(),
     };
     Bytes::from(snapshot.encode_to_vec())
 }
@@ -309,6 +420,15 @@ pub(crate) fn decode_snapshot(
         let configs = configs_set(record.configs)?.into_iter().collect();
         image.set_broker_configs(node_id(record.node)?, configs);
     }
+    for record in snapshot.voters {
+        let peer = record.peer.map(endpoint).transpose()?;
+        image.put_voter(node_id(record.node)?, Voter { generation: record.generation, peer });
+    }
+    let next_voter_generation = snapshot.next_voter_generation.max(1);
+    if image.voters().any(|(_, voter)| voter.generation >= next_voter_generation) {
+        return Err(invalid("Voter.generation", "it was never given"));
+    }
+    image.set_next_voter_generation(next_voter_generation);
     for record in snapshot.brokers {
         image.put_broker(broker(record)?);
     }
@@ -338,11 +458,20 @@ fn restore_topic(
             return Err(invalid("Partition.group", "a group was never allocated or is used twice"));
         }
     }
-    let partitions = group_ids
+    let moves = partitions.iter().map(moves).collect::<Result<Vec<_>, _>>()?;
+    let partitions: Vec<_> = group_ids
         .into_iter()
         .zip(specs(partitions)?)
-        .map(|(group, spec)| Partition { group, replicas: spec.replicas })
+        .zip(moves)
+        .map(|((group, spec), moves)| Partition { group, replicas: spec.replicas, moves })
         .collect();
+    let wanted = |partition: &Partition| partition.wanted_brokers().to_vec();
+    let is_whole = |partition: &Partition| {
+        wanted(partition).into_iter().all(|node| partition.replica_on(node).is_some())
+    };
+    if !partitions.iter().all(is_whole) {
+        return Err(invalid("Partition.members", "a wanted broker is missing"));
+    }
     let configs: BTreeMap<_, _> = configs_set(configs)?.into_iter().collect();
     image.insert_topic(&name, id, partitions, configs);
     Ok(())
@@ -373,14 +502,52 @@ fn node_id(node: i32) -> Result<NodeId, MetadataError> {
 }
 
 fn spec_record(spec: &PartitionSpec) -> PartitionRecord {
-    PartitionRecord { replicas: spec.replicas.iter().map(|node| node.0).collect(), group: 0 }
+    PartitionRecord { replicas: node_numbers(&spec.replicas), ..PartitionRecord::default() }
+}
+
+fn node_numbers(nodes: &[NodeId]) -> Vec<i32> {
+    nodes.iter().map(|node| node.0).collect()
+}
+
+fn node_ids(nodes: Vec<i32>) -> Result<Vec<NodeId>, MetadataError> {
+    nodes.into_iter().map(node_id).collect()
+}
+
+fn reassignment(record: ReassignmentRecord) -> Result<Reassignment, MetadataError> {
+    let replicas = if record.replicas.is_empty() { None } else { Some(distinct_nodes(record.replicas)?) };
+    Ok(Reassignment { group: GroupId(record.group), replicas })
+}
+
+fn moves(record: &PartitionRecord) -> Result<Option<Box<Moves>>, MetadataError> {
+    if record.decision == 0 {
+        return Ok(None);
+    }
+    let target = record.target.clone();
+    let target = if target.is_empty() { None } else { Some(distinct_nodes(target)?) };
+    let member = |id: &u64| {
+        ReplicaId::from_raft_id(*id).ok_or_else(|| invalid("Partition.members", "it is no id of a replica"))
+    };
+    let members = record.members.iter().map(member).collect::<Result<Vec<_>, _>>()?;
+    if !members.is_sorted() {
+        return Err(invalid("Partition.members", "they do not ascend"));
+    }
+    Ok(Some(Box::new(Moves { decision: record.decision, target, members })))
+}
+
+fn partition_record(partition: &Partition) -> PartitionRecord {
+    let moves = partition.moves.as_deref();
+    let members = moves.iter().flat_map(|moves| &moves.members);
+    PartitionRecord {
+        replicas: node_numbers(&partition.replicas),
+        group: partition.group.0,
+        decision: partition.decision(),
+        target: node_numbers(moves.and_then(|moves| moves.target.as_deref()).unwrap_or_default()),
+        members: members.map(|member| member.raft_id()).collect(),
+    }
 }
 
 fn topic_record(topic: &Topic) -> TopicRecord {
-    let partitions = topic.partitions.iter().map(|partition| PartitionRecord {
-        replicas: partition.replicas.iter().map(|node| node.0).collect(),
-        group: partition.group.0,
-    });
+    let partitions = topic.partitions.iter().map(partition_record);
     TopicRecord {
         name: topic.name.to_string(),
         id: id_bytes(topic.id),
@@ -397,48 +564,53 @@ fn specs(records: Vec<PartitionRecord>) -> Result<Vec<PartitionSpec>, MetadataEr
 }
 
 fn spec(record: PartitionRecord) -> Result<PartitionSpec, MetadataError> {
-    let replicas = record.replicas.into_iter().map(node_id).collect::<Result<Vec<_>, _>>()?;
-    let distinct: BTreeSet<_> = replicas.iter().collect();
-    if replicas.is_empty() || distinct.len() != replicas.len() {
-        return Err(invalid("Partition.replicas", "there is none, or a broker stands there twice"));
-    }
-    Ok(PartitionSpec { replicas })
+    Ok(PartitionSpec { replicas: distinct_nodes(record.replicas)? })
 }
 
-fn broker_record(
-    node: NodeId,
-    rack: &Option<String>,
-    endpoints: &[Endpoint],
-    incarnation: u64,
-    directory_id: Option<DirectoryId>,
-) -> BrokerRecord {
-    let endpoints = endpoints.iter().map(|endpoint| EndpointRecord {
+fn distinct_nodes(nodes: Vec<i32>) -> Result<Vec<NodeId>, MetadataError> {
+    let nodes = node_ids(nodes)?;
+    let distinct: BTreeSet<_> = nodes.iter().collect();
+    if nodes.is_empty() || distinct.len() != nodes.len() {
+        return Err(invalid("Partition.replicas", "there is none, or a broker stands there twice"));
+    }
+    Ok(nodes)
+}
+
+fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
+    EndpointRecord {
         listener: endpoint.listener.clone(),
         host: endpoint.host.clone(),
         port: u32::from(endpoint.port),
-    });
-    let directory_id = directory_id.map(|id| Bytes::copy_from_slice(&id.0));
-    BrokerRecord {
-        node: node.0,
-        rack: rack.clone(),
-        endpoints: endpoints.collect(),
-        incarnation,
-        directory_id,
     }
 }
 
-fn snapshot_record(broker: &Broker) -> BrokerRecord {
-    broker_record(broker.node, &broker.rack, &broker.endpoints, broker.incarnation, broker.directory_id)
+fn endpoint(record: EndpointRecord) -> Result<Endpoint, MetadataError> {
+    match u16::try_from(record.port) {
+        Ok(port) => Ok(Endpoint { listener: record.listener, host: record.host, port }),
+        Err(_) => Err(invalid("Endpoint.port", "it is greater than 65535")),
+    }
+}
+
+fn voter_record(node: NodeId, voter: &Voter) -> VoterRecord {
+    VoterRecord { node: node.0, peer: voter.peer.as_ref().map(endpoint_record), generation: voter.generation }
+}
+
+fn broker_record(broker: &Broker) -> BrokerRecord {
+    BrokerRecord {
+        node: broker.node.0,
+        rack: broker.rack.clone(),
+        endpoints: broker.endpoints.iter().map(endpoint_record).collect(),
+        incarnation: broker.incarnation,
+        directory_id: broker.directory_id.map(|id| Bytes::copy_from_slice(&id.0)),
+        peer: broker.peer.as_ref().map(endpoint_record),
+        voter_generation: broker.voter_generation,
+    }
 }
 
 fn broker(record: BrokerRecord) -> Result<Broker, MetadataError> {
     if record.endpoints.is_empty() {
         return Err(invalid("Broker.endpoints", "there is none"));
     }
-    let endpoint = |record: EndpointRecord| match u16::try_from(record.port) {
-        Ok(port) => Ok(Endpoint { listener: record.listener, host: record.host, port }),
-        Err(_) => Err(invalid("Endpoint.port", "it is greater than 65535")),
-    };
     let directory_id = |bytes: Bytes| match bytes.as_ref().try_into() {
         Ok(id) => Ok(DirectoryId(id)),
         Err(_) => Err(invalid("Broker.directory_id", "it is not 16 bytes long")),
@@ -449,6 +621,8 @@ fn broker(record: BrokerRecord) -> Result<Broker, MetadataError> {
         endpoints: record.endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?,
         incarnation: record.incarnation,
         directory_id: record.directory_id.map(directory_id).transpose()?,
+        peer: record.peer.map(endpoint).transpose()?,
+        voter_generation: record.voter_generation,
     })
 }
 
@@ -576,13 +750,17 @@ mod tests {
         };
         let partitions = vec![PartitionSpec { replicas: vec![NodeId(1), NodeId(2)] }];
         let id = TopicId([0xab; 16]);
-        check(Command::SetClusterId { cluster_id: "c".to_owned() }, expect!["080112030a0163"]);
+        check(
+            Command::SetClusterId { cluster_id: "c".to_owned(), voters: Vec::new() },
+            expect!["080112030a0163"],
+        );
         let register = |directory_id| Command::RegisterBroker {
             node: NodeId(3),
             rack: Some("r".to_owned()),
             endpoints: vec![endpoint("h", 9092)],
             incarnation: 5,
             directory_id,
+            peer: None,
         };
         check(
             register(None),
@@ -637,7 +815,7 @@ mod tests {
             id: Bytes::from_static(id),
             partitions: replicas
                 .iter()
-                .map(|replicas| PartitionRecord { replicas: replicas.to_vec(), group: 0 })
+                .map(|replicas| PartitionRecord { replicas: replicas.to_vec(), ..PartitionRecord::default() })
                 .collect(),
             configs: Vec::new(),
         };

@@ -5,6 +5,7 @@ use types::Offset;
 
 const BATCH: u8 = 1;
 const LOG_START: u8 = 2;
+const MEMBERSHIP: u8 = 0xff;
 
 /// The kind of a committed entry. An empty context is Raft's own entry at the start of a term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub enum Command {
     Batch,
     /// The log now starts at this offset: retention or DeleteRecords.
     LogStart(Offset),
+    /// Raft's own: the replicas change.
+    Membership,
 }
 
 /// A context that no version of this software wrote.
@@ -28,6 +31,7 @@ impl Command {
         match self {
             Command::TermStart => Bytes::new(),
             Command::Batch => Bytes::from_static(&[BATCH]),
+            Command::Membership => Bytes::from_static(&[MEMBERSHIP]),
             Command::LogStart(offset) => {
                 let mut context = BytesMut::with_capacity(9);
                 context.put_u8(LOG_START);
@@ -42,6 +46,7 @@ impl Command {
         match context {
             [] => Ok(Command::TermStart),
             [BATCH] => Ok(Command::Batch),
+            [MEMBERSHIP] => Ok(Command::Membership),
             [LOG_START, offset @ ..] => match <[u8; 8]>::try_from(offset) {
                 Ok(offset) => Ok(Command::LogStart(Offset(i64::from_be_bytes(offset)))),
                 Err(_) => Err(CommandError(context.to_vec())),
@@ -57,7 +62,9 @@ mod tests {
 
     #[test]
     fn commands_survive_their_context() {
-        for command in [Command::TermStart, Command::Batch, Command::LogStart(Offset(1 << 40))] {
+        for command in
+            [Command::TermStart, Command::Batch, Command::Membership, Command::LogStart(Offset(1 << 40))]
+        {
             assert_eq!(Command::decode(&command.encode()), Ok(command));
         }
         for unknown in [&[9u8][..], &[LOG_START, 0, 0], &[BATCH, 0]] {

@@ -77,6 +77,8 @@ pub enum Applied {
     LogStart(Offset),
     /// A term began.
     TermStart,
+    /// Other replicas belong to the group now.
+    Membership,
     /// A batch that this replica had pulled from its leader before.
     Known,
 }
@@ -298,6 +300,7 @@ impl Partition {
                 self.retire_segments();
                 Applied::LogStart(self.log_start)
             }
+            Command::Membership => Applied::Membership,
             Command::Batch => self.apply_batch(index, data, now_ms),
         }
     }

@@ -103,6 +103,11 @@ impl FrameReader {
         self.rest.len()
     }
 
+    /// What was not read yet.
+    pub fn rest(self) -> Bytes {
+        self.rest
+    }
+
     /// The next byte.
     pub fn u8(&mut self) -> Result<u8, FrameError> {
         self.need(1)?;

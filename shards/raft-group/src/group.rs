@@ -4,12 +4,16 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use log::wal::{Record, RecoveredGroup};
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{Config, Error, INVALID_ID, ProgressState, RawNode, SnapshotStatus, StateRole, Storage};
 use types::hash::mix64;
-use types::{GroupId, LogIndex, NodeId, Term};
+use types::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 
 use crate::LogView;
+use crate::membership::{
+    Membership, NoMembership, Step, change_of_entry, entry_of_change, join_checkpoint, plan_step,
+    read_checkpoint,
+};
 
 /// Ticks without a word from the leader before an election.
 const ELECTION_TICKS: usize = 10;
@@ -17,6 +21,13 @@ const ELECTION_TICKS: usize = 10;
 /// Ticks between the campaigns of two replicas that miss their leader at the same time: enough for the first to be elected
 /// before the next one tries, so that they do not split the votes.
 const CAMPAIGN_TICKS_APART: usize = 3;
+
+/// Replicas beyond so many do not wait longer than those before them.
+const CAMPAIGN_PLACES_MAX: usize = 16;
+
+/// The index and the term that the log of a new group starts behind, on its first replicas. A replica that joins later has
+/// nothing, and so cannot be sent entries alone: it needs a snapshot, which says who the members are.
+const FIRST_CHECKPOINT: (LogIndex, Term) = (LogIndex(1), Term(1));
 
 /// Ticks between two heartbeats of a leader that is ticked.
 const HEARTBEAT_TICKS: usize = 2;
@@ -29,17 +40,6 @@ const APPENDS_IN_FLIGHT_MAX: usize = 32;
 
 /// Proposed and not yet committed bytes of one group; beyond it proposals are refused.
 const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-
-/// What a group is made of, beside what was recovered of it.
-#[derive(Clone, Debug)]
-pub struct GroupOptions {
-    /// The group.
-    pub group: GroupId,
-    /// This node, one of `voters`.
-    pub node: NodeId,
-    /// The nodes that vote.
-    pub voters: Vec<NodeId>,
-}
 
 /// Why a proposal was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,7 +100,7 @@ pub struct InstalledSnapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Follower {
     /// The replica.
-    pub node: NodeId,
+    pub replica: ReplicaId,
     /// It has every entry up to this one, durably.
     pub matched: LogIndex,
 }
@@ -116,12 +116,17 @@ struct Unpersisted {
 
 /// One Raft group on one shard.
 ///
-/// Lifecycle: made from recovered state or for a new replica, driven by `propose`/`step`/`tick`, emptied
+/// Lifecycle: [restored](Group::restore), or [made](Group::create) for a new replica, driven by `propose`/`step`/`tick`, emptied
 /// with `take_work` while `has_work`, told of durability with `on_persisted`, dropped when the replica is removed.
 /// `compacted ≤ checkpointed ≤ applied ≤ committed ≤ last`, and `applied ≤ persisted`: entries between `compacted` and
 /// `checkpointed` are durable outside the WAL and stay in memory for followers that lag.
 pub struct Group {
-    options: GroupOptions,
+    group: GroupId,
+    own: ReplicaId,
+    /// The members as of the checkpoint and since, each with the entry that made them so; never empty.
+    memberships: VecDeque<(LogIndex, Membership)>,
+    /// All whose votes count now.
+    voters: Vec<ReplicaId>,
     node: RawNode<LogView>,
     unpersisted: VecDeque<Unpersisted>,
     checkpointed: (LogIndex, Term),
@@ -130,32 +135,53 @@ pub struct Group {
 }
 
 impl Group {
-    /// Restores a group, or makes a new one when `recovered` is `None`. Entries behind the checkpoint
-    /// come out of [`Group::take_work`] again once they are known to be committed.
-    pub fn new(options: GroupOptions, recovered: Option<RecoveredGroup>) -> Group {
-        let conf_state =
-            ConfState::from((options.voters.iter().map(|n| n.raft_id()).collect::<Vec<_>>(), vec![]));
-        let checkpoint = recovered.as_ref().and_then(|recovered| recovered.checkpoint.as_ref());
-        let (index, term) = checkpoint.map_or((LogIndex(0), Term(0)), |c| (c.index, c.term));
-        let mut view = LogView::new(conf_state, index.0, term.0);
-        if let Some(recovered) = recovered {
-            let entries: Vec<Entry> = recovered.entries.into_iter().map(entry_of_record).collect();
-            view.append(&entries);
-            view.set_hard_state(HardState {
-                term: recovered.term.0,
-                vote: recovered.vote,
-                // A snapshot is committed, whatever was known when the hard state was written.
-                commit: recovered.commit.max(index).0,
-                ..HardState::default()
-            });
-        }
+    /// A new replica: one of those that the group begins with, `voters`, or one that is to be told of the group by its leader,
+    /// where there are none. [`Group::checkpoint_record`] of it must be the first of the group in the WAL.
+    pub fn create(group: GroupId, own: ReplicaId, voters: Vec<ReplicaId>) -> Group {
+        let (index, term) = if voters.is_empty() { (LogIndex(0), Term(0)) } else { FIRST_CHECKPOINT };
+        let membership = Membership::of_voters(voters);
+        let view = LogView::new(membership.conf_state(), index.0, term.0);
+        Group::new(group, own, membership, view, (index, term))
+    }
 
+    /// Restores a replica, and gives the state of the machine as of its checkpoint. Entries behind the checkpoint come out
+    /// of [`Group::take_work`] again once they are known to be committed.
+    ///
+    /// # Errors
+    ///
+    /// [`NoMembership`] where the checkpoint is not one of [`Group::checkpoint_record`].
+    pub fn restore(group: GroupId, recovered: RecoveredGroup) -> Result<(Group, Bytes), NoMembership> {
+        let (index, term, state) = match recovered.checkpoint {
+            Some(checkpoint) => (checkpoint.index, checkpoint.term, checkpoint.state),
+            None => (LogIndex(0), Term(0), Bytes::new()),
+        };
+        let (own, membership, machine) = read_checkpoint(state)?;
+        let mut view = LogView::new(membership.conf_state(), index.0, term.0);
+        let entries: Vec<Entry> = recovered.entries.into_iter().map(entry_of_record).collect();
+        view.append(&entries);
+        view.set_hard_state(HardState {
+            term: recovered.term.0,
+            vote: recovered.vote,
+            // A snapshot is committed, whatever was known when the hard state was written.
+            commit: recovered.commit.max(index).0,
+            ..HardState::default()
+        });
+        Ok((Group::new(group, own, membership, view, (index, term)), machine))
+    }
+
+    fn new(
+        group: GroupId,
+        own: ReplicaId,
+        membership: Membership,
+        view: LogView,
+        (index, term): (LogIndex, Term),
+    ) -> Group {
         let config = Config {
-            id: options.node.raft_id(),
+            id: own.raft_id(),
             election_tick: ELECTION_TICKS,
             heartbeat_tick: HEARTBEAT_TICKS,
             min_election_tick: ELECTION_TICKS,
-            max_election_tick: ELECTION_TICKS + CAMPAIGN_TICKS_APART * options.voters.len() + 1,
+            max_election_tick: ELECTION_TICKS + CAMPAIGN_TICKS_APART * CAMPAIGN_PLACES_MAX + 1,
             applied: index.0,
             max_size_per_msg: APPEND_BYTES_MAX,
             max_inflight_msgs: APPENDS_IN_FLIGHT_MAX,
@@ -167,7 +193,10 @@ impl Group {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, view, &logger).expect("the configuration is valid");
         let mut group = Group {
-            options,
+            group,
+            own,
+            voters: membership.all_voters(),
+            memberships: VecDeque::from([(index, membership)]),
             node,
             unpersisted: VecDeque::new(),
             checkpointed: (index, term),
@@ -178,9 +207,12 @@ impl Group {
         group
     }
 
-    /// Takes a message of another replica. Those that come late, or from a replica that is none any more, change nothing.
-    pub fn step(&mut self, mut message: Message) {
-        assert!(message.to == self.node.raft.id, "a message is brought to its receiver");
+    /// Takes a message of another replica. Those that come late, from a replica that is none any more, or for one that this node
+    /// had of the group before, change nothing.
+    pub fn step(&mut self, message: Message) {
+        if message.to != self.node.raft.id {
+            return;
+        }
         // Who asks for votes does not lead any more. Its followers would otherwise trust in it for as long as its node
         // is alive, because nobody ticks them.
         let asks_for_votes =
@@ -191,11 +223,6 @@ impl Group {
         // A replica that looks for a leader while there is one has missed it, and hears nothing of one that rests.
         if asks_for_votes && self.is_leader() {
             self.node.ping();
-        }
-        if message.msg_type == MessageType::MsgSnapshot {
-            // The configuration is the group's own and does not travel.
-            let conf_state = self.node.store().conf_state().clone();
-            message.mut_snapshot().mut_metadata().set_conf_state(conf_state);
         }
         match self.node.step(message) {
             Ok(()) | Err(Error::StepPeerNotFound | Error::ProposalDropped) => {}
@@ -218,27 +245,40 @@ impl Group {
         }
     }
 
-    /// The way to another replica is open, and messages before may be lost: a leader looks how far it is.
+    /// The way to another node is open, and messages before may be lost: a leader looks how far its replica is.
     pub fn on_peer_connected(&mut self, peer: NodeId) {
-        if self.node.raft.state != StateRole::Leader {
-            return;
+        let replicas: Vec<(u64, ProgressState)> = self.progress_of(peer).collect();
+        for (id, state) in &replicas {
+            match state {
+                ProgressState::Snapshot => self.node.report_snapshot(*id, SnapshotStatus::Failure),
+                ProgressState::Replicate => self.node.report_unreachable(*id),
+                ProgressState::Probe => {}
+            }
         }
-        let id = peer.raft_id();
-        let Some(state) = self.node.raft.prs().get(id).map(|progress| progress.state) else { return };
-        match state {
-            ProgressState::Snapshot => self.node.report_snapshot(id, SnapshotStatus::Failure),
-            ProgressState::Replicate => self.node.report_unreachable(id),
-            ProgressState::Probe => {}
+        if !replicas.is_empty() {
+            self.node.ping();
         }
-        self.node.ping();
     }
 
     /// A follower cannot take over the snapshot it was sent: it is looked at anew.
     pub fn on_snapshot_failed(&mut self, peer: NodeId) {
-        if self.node.raft.state == StateRole::Leader {
-            self.node.report_snapshot(peer.raft_id(), SnapshotStatus::Failure);
+        let waiting = self.progress_of(peer).filter(|(_, state)| *state == ProgressState::Snapshot);
+        let replicas: Vec<u64> = waiting.map(|(id, _)| id).collect();
+        for id in &replicas {
+            self.node.report_snapshot(*id, SnapshotStatus::Failure);
+        }
+        if !replicas.is_empty() {
             self.node.ping();
         }
+    }
+
+    /// What a leader knows of the replicas of a node: one, or two while one takes the place of the other.
+    fn progress_of(&self, node: NodeId) -> impl Iterator<Item = (u64, ProgressState)> {
+        let own = self.node.raft.id;
+        let progresses = self.is_leader().then(|| self.node.raft.prs().iter()).into_iter().flatten();
+        progresses
+            .filter(move |(id, _)| **id != own && node_of(**id) == Some(node))
+            .map(|(id, progress)| (*id, progress.state))
     }
 
     /// Asks all followers how far they are.
@@ -246,17 +286,22 @@ impl Group {
         self.node.ping();
     }
 
-    /// Messages to another replica were dropped: a leader sends one at a time until it answers again.
-    pub fn on_messages_dropped(&mut self, peer: NodeId) {
-        if self.node.raft.state == StateRole::Leader {
-            self.node.report_unreachable(peer.raft_id());
+    /// A message to another replica was dropped: a leader sends one at a time until it answers again.
+    pub fn on_message_dropped(&mut self, to: ReplicaId) {
+        if self.is_leader() {
+            self.node.report_unreachable(to.raft_id());
         }
     }
 
-    /// Hands leadership over to a replica that is to take it at once. Proposals are refused meanwhile, for as long as an
-    /// election may take.
-    pub fn transfer_leadership(&mut self, to: NodeId) {
-        self.node.transfer_leader(to.raft_id());
+    /// Hands leadership over to the voter of a node, which is to take it at once. Proposals are refused meanwhile, for as
+    /// long as an election may take. Whether there is such a voter.
+    pub fn transfer_leadership(&mut self, to: NodeId) -> bool {
+        let membership = self.membership();
+        let Some(voter) = membership.voters.iter().rfind(|voter| voter.node == to).copied() else {
+            return false;
+        };
+        self.node.transfer_leader(voter.raft_id());
+        true
     }
 
     /// Whether leadership is being handed over.
@@ -269,19 +314,96 @@ impl Group {
         self.node.raft.state == StateRole::Leader
     }
 
-    /// What a leader knows of the others; empty on other replicas.
+    /// What a leader knows of the others, learners too; empty on other replicas.
     pub fn followers(&self) -> impl Iterator<Item = Follower> {
         let raft = &self.node.raft;
         let progresses = self.is_leader().then(|| raft.prs().iter()).into_iter().flatten();
         progresses.filter(|(id, _)| **id != raft.id).map(|(id, progress)| Follower {
-            node: NodeId::from_raft_id(*id).expect("replicas have ids of nodes"),
+            replica: ReplicaId::from_raft_id(*id).expect("members have ids of replicas"),
             matched: LogIndex(progress.matched),
         })
     }
 
-    /// The nodes that vote.
-    pub fn voters(&self) -> &[NodeId] {
-        &self.options.voters
+    /// Which replica of the group this is.
+    pub fn own(&self) -> ReplicaId {
+        self.own
+    }
+
+    /// The members as of the last applied entry.
+    pub fn membership(&self) -> &Membership {
+        &self.memberships.back().expect("there is always one").1
+    }
+
+    /// All replicas whose votes count, ascending: during a change of voters, those of before and after it.
+    pub fn voters(&self) -> &[ReplicaId] {
+        &self.voters
+    }
+
+    /// Whether a node holds a member.
+    pub fn has_member(&self, node: NodeId) -> bool {
+        let learners = &self.membership().learners;
+        self.voters.iter().chain(learners).any(|replica| replica.node == node)
+    }
+
+    /// Whether the voters on these nodes can decide alone.
+    pub fn has_majority(&self, is_alive: impl Fn(NodeId) -> bool) -> bool {
+        let Membership { voters, outgoing, .. } = self.membership();
+        let is_enough = |voters: &[ReplicaId]| {
+            let alive = voters.iter().filter(|voter| is_alive(voter.node)).count();
+            voters.is_empty() || alive > voters.len() / 2
+        };
+        is_enough(voters) && is_enough(outgoing)
+    }
+
+    /// Goes on, on the leader, towards these voters (ascending) and no other members: one step, once the last one is applied.
+    /// Returns whether that is reached. `context` is that of the entry which a step may take.
+    pub fn change_members(
+        &mut self,
+        wanted: &[ReplicaId],
+        context: Bytes,
+        is_caught_up: impl Fn(&Follower) -> bool,
+    ) -> bool {
+        if !self.role().serving || self.is_transferring() {
+            return false;
+        }
+        if self.node.raft.has_pending_conf() {
+            return false;
+        }
+        let caught_up: Vec<ReplicaId> =
+            self.followers().filter(is_caught_up).map(|follower| follower.replica).collect();
+        match plan_step(self.membership(), wanted, self.own, &caught_up) {
+            Step::Done => return true,
+            Step::Wait => {}
+            Step::HandOver => {
+                let heirs = self.followers().filter(|follower| {
+                    wanted.contains(&follower.replica) && self.membership().voters.contains(&follower.replica)
+                });
+                let heir = heirs.max_by_key(|heir| (heir.matched, std::cmp::Reverse(heir.replica)));
+                if let Some(heir) = heir {
+                    self.node.transfer_leader(heir.replica.raft_id());
+                }
+            }
+            Step::Change(change) => {
+                // Refused where too much waits for its commit: it is tried again.
+                let _ = self.propose_entry(entry_of_change(context, &change));
+            }
+        }
+        false
+    }
+
+    /// A committed entry changes the members. Comes before [`Group::on_applied`] of it.
+    pub fn apply_membership(&mut self, entry: &Entry) {
+        let change = change_of_entry(entry);
+        // Each leader proposes only what its configuration allows, and all apply the same in the same order.
+        let state = self.node.apply_conf_change(&change).expect("a committed change is possible");
+        let membership = Membership::of_conf_state(&state);
+        self.node.mut_store().set_conf_state(state);
+        self.set_membership(LogIndex(entry.index), membership);
+    }
+
+    fn set_membership(&mut self, index: LogIndex, membership: Membership) {
+        self.voters = membership.all_voters();
+        self.memberships.push_back((index, membership));
     }
 
     /// Whether a follower needs what is compacted, so that [`Group::offer_snapshot`] is asked for.
@@ -308,7 +430,7 @@ impl Group {
 
     /// Whether this node is the only voter.
     pub fn is_single_voter(&self) -> bool {
-        self.options.voters.as_slice() == [self.options.node]
+        self.voters.as_slice() == [self.own]
     }
 
     /// This node's current part.
@@ -316,7 +438,7 @@ impl Group {
         let raft = &self.node.raft;
         Role {
             term: Term(raft.term),
-            leader: NodeId::from_raft_id(raft.leader_id),
+            leader: node_of(raft.leader_id),
             serving: raft.state == StateRole::Leader && self.applied_term.0 == raft.term,
         }
     }
@@ -324,11 +446,14 @@ impl Group {
     /// Proposes one entry and returns where it stands if it commits in the current term. `context` says
     /// what kind of entry it is and is small, `data` is the payload.
     pub fn propose(&mut self, context: Bytes, data: Bytes) -> Result<LogIndex, ProposeError> {
+        self.propose_entry(Entry { context, data, ..Entry::default() })
+    }
+
+    fn propose_entry(&mut self, entry: Entry) -> Result<LogIndex, ProposeError> {
         if self.node.raft.state != StateRole::Leader {
             return Err(ProposeError::NotLeader);
         }
         let before = self.last_index();
-        let entry = Entry { context, data, ..Entry::default() };
         let mut message = Message { from: self.node.raft.id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
         message.set_entries(vec![entry].into());
@@ -366,7 +491,7 @@ impl Group {
             work.snapshot = Some(self.install(ready.snapshot()));
         }
         self.node.mut_store().append(ready.entries());
-        work.records.extend(ready.entries().iter().map(|entry| record_of_entry(self.options.group, entry)));
+        work.records.extend(ready.entries().iter().map(|entry| record_of_entry(self.group, entry)));
         if let Some(hard_state) = ready.hs() {
             self.node.mut_store().set_hard_state(hard_state.clone());
             work.records.push(self.hard_state_record());
@@ -386,7 +511,10 @@ impl Group {
     fn install(&mut self, snapshot: &raft::eraftpb::Snapshot) -> InstalledSnapshot {
         let (index, term) = (LogIndex(snapshot.get_metadata().index), Term(snapshot.get_metadata().term));
         let truncated_from = self.compacted().0.next();
-        self.node.mut_store().install(index.0, term.0);
+        let membership = Membership::of_conf_state(snapshot.get_metadata().get_conf_state());
+        self.node.mut_store().install(index.0, term.0, membership.conf_state());
+        self.memberships.clear();
+        self.set_membership(index, membership);
         self.checkpointed = (index, term);
         self.applied = index;
         self.applied_term = term;
@@ -434,7 +562,10 @@ impl Group {
         assert!(index >= self.checkpointed.0, "checkpoints come in order");
         let term = self.term_of(index).expect("entries behind the last checkpoint are retained");
         self.checkpointed = (index, term);
-        if self.is_single_voter() {
+        while self.memberships.get(1).is_some_and(|(since, _)| *since <= index) {
+            self.memberships.pop_front();
+        }
+        if self.is_single_voter() && self.membership().learners.is_empty() {
             self.compact(index);
         }
     }
@@ -444,11 +575,20 @@ impl Group {
         self.node.mut_store().compact(index.min(self.checkpointed.0).0);
     }
 
+    /// The checkpoint as a WAL record, with the state of the machine as of [`Group::checkpointed`].
+    pub fn checkpoint_record(&self, machine: &[u8]) -> Record {
+        let (index, term) = self.checkpointed;
+        let (since, membership) = self.memberships.front().expect("there is always one");
+        assert!(*since <= index, "the members as of the checkpoint are known");
+        let state = join_checkpoint(self.own, membership, machine);
+        Record::Checkpoint { group: self.group, index, term, state }
+    }
+
     /// The hard state as a WAL record, to be written again when the file with the last one is recycled.
     pub fn hard_state_record(&self) -> Record {
         let hard_state = self.node.store().hard_state();
         Record::HardState {
-            group: self.options.group,
+            group: self.group,
             term: Term(hard_state.term),
             vote: hard_state.vote,
             commit: LogIndex(hard_state.commit),
@@ -486,6 +626,11 @@ impl Group {
         self.node.store().entry(index.0).map(|entry| (Term(entry.term), &entry.data))
     }
 
+    /// Whether nothing ever happened in the group, as far as this replica knows.
+    pub fn is_new(&self) -> bool {
+        self.last_index() <= FIRST_CHECKPOINT.0
+    }
+
     /// The last entry of the log, committed or not.
     pub fn last_index(&self) -> LogIndex {
         LogIndex(self.node.raft.raft_log.last_index())
@@ -494,13 +639,17 @@ impl Group {
     /// raft-rs draws time-outs from thread randomness. An order of the voters by hash makes them repeatable, keeps the
     /// voters of a group apart, and lets the groups of a lost leader go to different nodes.
     fn reset_election_timeout(&mut self) {
-        let GroupOptions { group, node, voters } = &self.options;
         let term = self.node.raft.term;
-        let draw = |node: NodeId| mix64(group.0 ^ mix64(node.raft_id() ^ mix64(term)));
-        let own = (draw(*node), *node);
-        let place = voters.iter().filter(|other| (draw(**other), **other) < own).count();
-        self.node.raft.set_randomized_election_timeout(ELECTION_TICKS + CAMPAIGN_TICKS_APART * place);
+        let draw = |replica: ReplicaId| mix64(self.group.0 ^ mix64(replica.raft_id() ^ mix64(term)));
+        let own = (draw(self.own), self.own);
+        let place = self.voters.iter().filter(|other| (draw(**other), **other) < own).count();
+        let places = CAMPAIGN_TICKS_APART * place.min(CAMPAIGN_PLACES_MAX);
+        self.node.raft.set_randomized_election_timeout(ELECTION_TICKS + places);
     }
+}
+
+fn node_of(raft_id: u64) -> Option<NodeId> {
+    ReplicaId::from_raft_id(raft_id).map(|replica| replica.node)
 }
 
 fn record_of_entry(group: GroupId, entry: &Entry) -> Record {

@@ -6,10 +6,12 @@
 mod frame;
 mod group;
 mod log_view;
+mod membership;
 mod message;
 
 pub use frame::{FrameError, FrameReader, FrameWriter};
-pub use group::{Follower, Group, GroupOptions, InstalledSnapshot, ProposeError, Role, Work};
+pub use group::{Follower, Group, InstalledSnapshot, ProposeError, Role, Work};
 pub use log_view::LogView;
+pub use membership::{Membership, NoMembership, changes_membership, read_checkpoint};
 pub use message::{read_message, write_message};
 pub use raft::eraftpb::{Entry, EntryType, Message, MessageType};

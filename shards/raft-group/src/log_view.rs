@@ -25,7 +25,7 @@ pub struct LogView {
 }
 
 impl LogView {
-    /// A log that starts behind `compacted_index` (0 and term 0 for a new group).
+    /// A log that starts behind `compacted_index` (0 and term 0 for a replica that has to be given all).
     pub fn new(conf_state: ConfState, compacted_index: u64, compacted_term: u64) -> LogView {
         LogView {
             hard_state: HardState::default(),
@@ -38,8 +38,10 @@ impl LogView {
         }
     }
 
-    pub(crate) fn conf_state(&self) -> &ConfState {
-        &self.conf_state
+    /// The members have changed. A snapshot from before would tell a newcomer that it is none.
+    pub(crate) fn set_conf_state(&mut self, conf_state: ConfState) {
+        self.conf_state = conf_state;
+        self.snapshot = None;
     }
 
     pub(crate) fn wants_snapshot(&self) -> bool {
@@ -58,12 +60,12 @@ impl LogView {
     }
 
     /// The leader's snapshot takes the place of the whole log.
-    pub(crate) fn install(&mut self, index: u64, term: u64) {
+    pub(crate) fn install(&mut self, index: u64, term: u64, conf_state: ConfState) {
         assert!(index > self.compacted_index, "a snapshot is newer than the log's start");
         self.entries.clear();
         self.compacted_index = index;
         self.compacted_term = term;
-        self.snapshot = None;
+        self.set_conf_state(conf_state);
     }
 
     pub(crate) fn set_hard_state(&mut self, hard_state: HardState) {

@@ -7,12 +7,13 @@
 //! | to, from, term, log term, index, commit, commit term, reject hint | 8 each |
 //! | context | 4 + its length |
 //! | entries | 4 for their count; each: type 1, term 8, index 8, context 4 + n, data 4 + n |
-//! | snapshot | index 8, term 8, data 4 + n; its configuration is known to both sides |
+//! | snapshot | index 8, term 8, members as of then: three times count 4 and 8 each; data 4 + n |
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 
 use crate::frame::{FrameError, FrameReader, FrameWriter};
+use crate::membership::Membership;
 
 const FLAG_REJECT: u8 = 1;
 const FLAG_SNAPSHOT: u8 = 2;
@@ -65,6 +66,7 @@ pub fn write_message(message: &Message, frame: &mut FrameWriter) {
     if let Some(snapshot) = snapshot {
         frame.put_u64(snapshot.get_metadata().index);
         frame.put_u64(snapshot.get_metadata().term);
+        Membership::of_conf_state(snapshot.get_metadata().get_conf_state()).write(frame);
         frame.put_bytes(&snapshot.data);
     }
 }
@@ -112,6 +114,7 @@ pub fn read_message(frame: &mut FrameReader) -> Result<Message, FrameError> {
         let mut snapshot = Snapshot::default();
         snapshot.mut_metadata().index = frame.u64()?;
         snapshot.mut_metadata().term = frame.u64()?;
+        snapshot.mut_metadata().set_conf_state(Membership::read(frame)?.conf_state());
         snapshot.data = frame.bytes()?;
         message.set_snapshot(snapshot);
     }

@@ -67,7 +67,7 @@ impl DataDir {
                 )));
             }
             // What has joined has logged it.
-            Some(meta) if meta.cluster_id.is_some() && meta.voters.len() > 1 && !has_wal => {
+            Some(meta) if meta.cluster_id.is_some() && meta.voters != [meta.node_id] && !has_wal => {
                 return Err(lost("wal"));
             }
             Some(MetaProperties { directory_id: Some(directory_id), .. }) => directory_id,
@@ -272,6 +272,10 @@ fn parse_directory_id(text: &str) -> Result<DirectoryId, String> {
 }
 
 fn parse_voters(text: &str) -> Result<Vec<NodeId>, String> {
+    if text.trim().is_empty() {
+        // A node that has joined a cluster which was there.
+        return Ok(Vec::new());
+    }
     let voters: Option<Vec<NodeId>> = text.split(',').map(parse_node_id).collect();
     let is_ascending = |voters: &Vec<NodeId>| voters.is_sorted_by(|left, right| left < right);
     voters
@@ -324,7 +328,6 @@ mod tests {
             ("version=2\nnode.id=1\n", "its version is 2, not 1"),
             ("version=1\n", "node.id is missing"),
             ("version=1\nnode.id=-4\n", "node.id \"-4\" is not a node id"),
-            ("version=1\nnode.id=1\nmetadata.voters=\n", "metadata.voters \"\" are not ascending node ids"),
             (
                 "version=1\nnode.id=1\nmetadata.voters=2,1\n",
                 "metadata.voters \"2,1\" are not ascending node ids",

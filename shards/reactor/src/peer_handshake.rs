@@ -71,7 +71,9 @@ pub(crate) enum Refusal {
     Oneself,
     #[error("it belongs to cluster {own}, not to {theirs}")]
     OtherCluster { own: String, theirs: String },
-    #[error("it knows no node {caller}: name it in its --peers")]
+    #[error(
+        "it knows no node {caller}: name it in its --peers, or add it with `chronik-server cluster add-node`"
+    )]
     UnknownPeer { caller: NodeId },
     #[error("it is still starting")]
     StillStarting,

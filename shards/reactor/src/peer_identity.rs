@@ -33,7 +33,7 @@ pub(crate) struct Own {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "node {node} comes with another data directory ({found}) than it was registered with ({registered}): restore that \
-     one; replacing a node's disk is not supported yet"
+     one, or give the node a new one with `chronik-server cluster replace-node`"
 )]
 pub(crate) struct OtherDirectory {
     pub(crate) node: NodeId,
@@ -85,9 +85,17 @@ impl Identity {
         self.is_more_known.notify_all();
     }
 
-    /// The data directories of these nodes, besides what is known of others.
-    pub(crate) fn know_directories(&self, directories: Vec<(NodeId, DirectoryId)>) {
-        self.known().directories.get_or_insert_default().extend(directories);
+    /// The data directories of these nodes, besides what is known of others; `None` where one may come with any.
+    pub(crate) fn know_directories(&self, directories: Vec<(NodeId, Option<DirectoryId>)>) {
+        let mut known = self.known();
+        let registered = known.directories.get_or_insert_default();
+        for (node, directory_id) in directories {
+            match directory_id {
+                Some(directory_id) => registered.insert(node, directory_id),
+                None => registered.remove(&node),
+            };
+        }
+        drop(known);
         self.is_more_known.notify_all();
     }
 
@@ -241,9 +249,9 @@ mod tests {
         identity.set_peers([NodeId(2), NodeId(3)].into());
         let (own, other) = (hello(3, 1, None).directory_id, DirectoryId([9; 16]));
         assert!(matches!(identity.recognise_callee(NodeId(3), own), Err(DialError::Unreachable(_))));
-        identity.know_directories(vec![(NodeId(3), own)]);
+        identity.know_directories(vec![(NodeId(3), Some(own))]);
         // What is said of others does not make it forgotten.
-        identity.know_directories(vec![(NodeId(2), hello(2, 1, None).directory_id)]);
+        identity.know_directories(vec![(NodeId(2), Some(hello(2, 1, None).directory_id))]);
         assert_eq!(identity.admit(&hello(3, 1, None)), Ok(()));
         assert!(identity.recognise_callee(NodeId(3), own).is_ok());
         let stranger = OtherDirectory { node: NodeId(3), found: other, registered: own };
@@ -253,7 +261,7 @@ mod tests {
         assert_eq!(
             is_called.to_string(),
             "node 3 comes with another data directory (CQkJCQkJCQkJCQkJCQkJCQ) than it was registered with \
-             (AwMDAwMDAwMDAwMDAwMDAw): restore that one; replacing a node's disk is not supported yet"
+             (AwMDAwMDAwMDAwMDAwMDAw): restore that one, or give the node a new one with `chronik-server cluster replace-node`"
         );
         assert_eq!(Refusal::OtherDirectory(stranger).to_string(), is_called.to_string());
     }

@@ -291,7 +291,7 @@ impl<C: ShardCore> Driver<C> {
     }
 
     /// Talks no more, in neither direction, to nodes that come with other data directories than these.
-    pub(crate) fn know_directories(&self, directories: Vec<(NodeId, DirectoryId)>) {
+    pub(crate) fn know_directories(&self, directories: Vec<(NodeId, Option<DirectoryId>)>) {
         let identity = &self.peers.identity;
         identity.know_directories(directories);
         self.drop_strangers();

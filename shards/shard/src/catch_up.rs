@@ -210,9 +210,8 @@ impl Shard {
             },
             Machine::Metadata(_) => self.restore_metadata(&state)?,
         };
-        Some([
-            Record::Truncated { group, from: truncated_from },
-            Record::Checkpoint { group, index, term, state },
-        ])
+        let raft = &self.hosted.get(&group).expect("the group is being driven").raft;
+        assert!(raft.checkpointed() == (index, term), "a snapshot is a checkpoint");
+        Some([Record::Truncated { group, from: truncated_from }, raft.checkpoint_record(&state)])
     }
 }

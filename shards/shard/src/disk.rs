@@ -49,6 +49,19 @@ enum Purpose {
     RemoveSegments(GroupId, Vec<Offset>),
 }
 
+impl Purpose {
+    fn group(&self) -> GroupId {
+        match self {
+            Purpose::Flush(group)
+            | Purpose::RestoreIndex(group)
+            | Purpose::CreateFolder(group)
+            | Purpose::RemoveFolder(group)
+            | Purpose::RemoveSegments(group, _) => *group,
+            Purpose::Read(read, _) => read.group,
+        }
+    }
+}
+
 /// Disk requests under way, and what waits to become one.
 pub(crate) struct DiskWork {
     next_token: u64,
@@ -120,6 +133,12 @@ impl DiskWork {
         self.reading_bytes == 0 || self.reading_bytes + bytes <= READ_BYTES_UNDER_WAY_MAX
     }
 
+    /// Whether a request for a group is under way or waits.
+    pub(crate) fn is_busy_with(&self, group: GroupId) -> bool {
+        self.under_way.values().any(|purpose| purpose.group() == group)
+            || self.waiting_reads.iter().any(|read| read.group == group)
+    }
+
     fn register(&mut self, purpose: Purpose) -> DiskToken {
         let token = DiskToken(self.next_token);
         self.next_token += 1;
@@ -144,6 +163,7 @@ impl Shard {
     /// A disk request ended.
     pub(crate) fn on_disk(&mut self, now: Now, token: DiskToken, result: Result<DiskAnswer, DiskError>) {
         let purpose = self.disk.under_way.remove(&token).expect("a disk request is answered once");
+        let group = purpose.group();
         match (purpose, result) {
             (Purpose::Flush(group), Ok(_)) => self.on_segment_flushed(now, group),
             (Purpose::Flush(group), Err(DiskError::NoSpace)) => self.retry_later(now, group),
@@ -178,6 +198,7 @@ impl Shard {
                 self.start_waiting_reads();
             }
         }
+        self.watch_removal(now, group);
     }
 
     /// The time of [`DiskWork::next_deadline_us`] has come.
@@ -355,8 +376,7 @@ impl Shard {
         // The state may be newer than the index that it goes by, where segments are retired and nothing was flushed.
         let index = index.max(checkpointed);
         raft.on_checkpointed(index);
-        let (_, term) = raft.checkpointed();
-        let records = vec![Record::Checkpoint { group, index, term, state }];
+        let records = vec![raft.checkpoint_record(&state)];
         let must_sync = self.wal.is_under_pressure() || !retired_segments.is_empty();
         self.wal.push(Unit { group, number: None, records, must_sync, retired_segments });
     }

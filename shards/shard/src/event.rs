@@ -185,8 +185,8 @@ pub enum Effect {
     /// The data directories that nodes are registered with: talk to a node that comes with another one no more, in
     /// neither direction, because it may have lost what it promised. Adds to what was said before.
     KnownDirectories {
-        /// The nodes, each with its directory.
-        directories: Vec<(NodeId, DirectoryId)>,
+        /// The nodes, each with its directory; `None` where it may come with any, from now on.
+        directories: Vec<(NodeId, Option<DirectoryId>)>,
     },
     /// Send a frame to another node, behind what was already given for it. Dropped where it is not connected.
     SendToPeer {
@@ -357,6 +357,13 @@ pub enum ShardMessage {
     /// A group has a new leader or term: from the group's shard to the metadata shard, and from there to all.
     /// By this way every shard knows of the leader before it hears that the topic's creation is complete.
     Leader(LeaderChange),
+    /// The replicas of a partition are where they were to be: from the shard of its leader to the metadata shard.
+    Moved {
+        /// The partition's group.
+        group: GroupId,
+        /// The number of the decision that was carried out.
+        decision: u32,
+    },
 }
 
 /// Who leads a group.

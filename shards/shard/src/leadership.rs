@@ -66,14 +66,14 @@ impl Shard {
     pub(crate) fn balance_leadership(&mut self, now: Now) {
         let peers = &self.peers;
         for (group, hosted) in &mut self.hosted {
-            let Machine::Partition(_) = hosted.machine else { continue };
-            let preferred = hosted.raft.voters()[0];
+            let Machine::Partition(host) = &hosted.machine else { continue };
+            let preferred = host.placed().wanted_brokers()[0];
             if hosted.raft.is_leader()
                 && preferred != self.node
                 && peers.is_settled(now, preferred, SETTLED_MS)
                 && is_caught_up(&hosted.raft, preferred)
+                && hosted.raft.transfer_leadership(preferred)
             {
-                hosted.raft.transfer_leadership(preferred);
                 self.raft_metrics.handovers.increment(1);
                 self.dirty.insert(*group);
             }
@@ -83,8 +83,7 @@ impl Shard {
     /// Somebody asks for another leader of a group that this node leads.
     pub(crate) fn on_hand_over(&mut self, group: GroupId, to: NodeId) {
         let Some(hosted) = self.hosted.get_mut(&group) else { return };
-        if hosted.raft.is_leader() && to != self.node && hosted.raft.voters().contains(&to) {
-            hosted.raft.transfer_leadership(to);
+        if hosted.raft.is_leader() && to != self.node && hosted.raft.transfer_leadership(to) {
             self.raft_metrics.handovers.increment(1);
             self.dirty.insert(group);
         }
@@ -109,13 +108,16 @@ impl Shard {
 
 /// Who is to lead a group that this node leads and leaves: of those alive, the one that has most of it.
 fn heir(raft: &Group, is_alive: impl Fn(NodeId) -> bool) -> Option<NodeId> {
-    let alive = raft.followers().filter(|follower| is_alive(follower.node));
-    alive
-        .max_by_key(|follower| (follower.matched, std::cmp::Reverse(follower.node)))
-        .map(|follower| follower.node)
+    let voters = &raft.membership().voters;
+    let heirs = raft
+        .followers()
+        .filter(|follower| is_alive(follower.replica.node) && voters.contains(&follower.replica));
+    heirs
+        .max_by_key(|follower| (follower.matched, std::cmp::Reverse(follower.replica)))
+        .map(|follower| follower.replica.node)
 }
 
 fn is_caught_up(raft: &Group, node: NodeId) -> bool {
-    let matched = raft.followers().find(|follower| follower.node == node);
+    let matched = raft.followers().find(|follower| follower.replica.node == node);
     matched.is_some_and(|follower| follower.matched > LogIndex(0) && follower.matched == raft.last_index())
 }

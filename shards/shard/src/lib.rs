@@ -12,6 +12,7 @@ mod inspect;
 mod leadership;
 mod metadata_group;
 mod metadata_host;
+mod moves;
 mod partition_host;
 mod peer_message;
 mod peers;

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use log::wal::Record;
 use metadata::Command;
 use protocol::messages::ErrorCode;
 use raft_group::{Group, Role};
@@ -105,6 +104,7 @@ impl Shard {
     /// The metadata group was driven: it may have another leader.
     pub(crate) fn watch_metadata_role(&mut self, role: Role) {
         let registration = self.config.registration.clone();
+        let first_voters = self.config.first_voters.clone();
         let node = self.node;
         let Some((_, host)) = self.metadata() else { return };
         let leader = role.leader.filter(|leader| *leader != node || role.serving);
@@ -116,7 +116,7 @@ impl Shard {
         }
         let Some((_, host)) = self.metadata() else { return };
         if role.serving
-            && let Some(command) = host.plan_cluster_id(role.term, &registration)
+            && let Some(command) = host.plan_cluster_id(role.term, &first_voters, &registration)
         {
             self.change_metadata(&command, None);
         }
@@ -170,8 +170,7 @@ impl Shard {
         raft.on_checkpointed(index);
         // What came since the last checkpoint but one stays in memory for followers that lag.
         raft.compact(previous);
-        let (_, term) = raft.checkpointed();
-        let records = vec![Record::Checkpoint { group: GroupId::METADATA, index, term, state }];
+        let records = vec![raft.checkpoint_record(&state)];
         // Forced, it frees a WAL file that somebody may wait for.
         self.wal.push(Unit::of_shard(GroupId::METADATA, records, forced));
     }

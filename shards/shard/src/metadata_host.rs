@@ -59,6 +59,8 @@ pub(crate) struct MetadataHost {
     leaders: BTreeMap<GroupId, LeaderChange>,
     /// Groups led by this node that the others have not been told of.
     untold: BTreeSet<GroupId>,
+    /// Decisions that leaders on this node have carried out, and that the metadata have not been told of.
+    moved: BTreeMap<GroupId, u32>,
     bytes_since_checkpoint: usize,
     leader: Option<NodeId>,
     cluster_id_proposed_in: Option<Term>,
@@ -86,6 +88,7 @@ impl MetadataHost {
             hand_overs: Vec::new(),
             leaders: BTreeMap::new(),
             untold: BTreeSet::new(),
+            moved: BTreeMap::new(),
             bytes_since_checkpoint: 0,
             leader: None,
             cluster_id_proposed_in: None,
@@ -109,7 +112,7 @@ impl MetadataHost {
     }
 
     /// The data directories that nodes are registered with.
-    pub(crate) fn directories(&mut self) -> Vec<(NodeId, DirectoryId)> {
+    pub(crate) fn directories(&mut self) -> Vec<(NodeId, Option<DirectoryId>)> {
         self.state.image().directories().collect()
     }
 
@@ -172,11 +175,26 @@ impl MetadataHost {
         std::mem::take(&mut self.waiting)
     }
 
-    /// Applies a committed entry; one without data begins a term.
-    pub(crate) fn apply(&mut self, index: LogIndex, term: Term, data: &Bytes) -> Result<(), String> {
-        let applied = match data.is_empty() {
-            true => None,
-            false => {
+    /// The leader of a group on this node has carried out a decision.
+    pub(crate) fn on_moved(&mut self, group: GroupId, decision: u32) {
+        self.moved.insert(group, decision);
+    }
+
+    /// Decisions that were carried out, to be told the metadata. Their leaders report them again if this is lost.
+    pub(crate) fn take_moved(&mut self) -> Vec<(GroupId, u32)> {
+        std::mem::take(&mut self.moved).into_iter().collect()
+    }
+
+    /// Applies a committed entry; those of Raft's own have no command.
+    pub(crate) fn apply(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+        command: Option<&Bytes>,
+    ) -> Result<(), String> {
+        let applied = match command {
+            None => None,
+            Some(data) => {
                 let command =
                     Command::decode(data).map_err(|error| format!("metadata entry {index}: {error}"))?;
                 self.bytes_since_checkpoint += data.len();
@@ -309,12 +327,18 @@ impl MetadataHost {
     }
 
     /// The command that gives a new cluster its id, once for each term that this node leads.
-    pub(crate) fn plan_cluster_id(&mut self, term: Term, registration: &Registration) -> Option<Command> {
+    pub(crate) fn plan_cluster_id(
+        &mut self,
+        term: Term,
+        voters: &[NodeId],
+        registration: &Registration,
+    ) -> Option<Command> {
         if self.state.image().cluster_id().is_some() || self.cluster_id_proposed_in == Some(term) {
             return None;
         }
         self.cluster_id_proposed_in = Some(term);
-        Some(Command::SetClusterId { cluster_id: registration.new_cluster_id.clone() })
+        let cluster_id = registration.new_cluster_id.clone();
+        Some(Command::SetClusterId { cluster_id, voters: voters.to_vec() })
     }
 
     /// The command by which this node registers, while it has not, and not too often. `has_leader` says whether there
@@ -337,8 +361,9 @@ impl MetadataHost {
     /// The data directory that this node is registered with, where that is not its own: it would be refused.
     fn other_directory(&mut self, registration: &Registration) -> Option<DirectoryId> {
         let image = self.state.image();
-        let registered = image.broker(registration.node)?.directory_id?;
-        (registered != registration.directory_id).then_some(registered)
+        let mut directories = image.directories();
+        let (_, registered) = directories.find(|(node, _)| *node == registration.node)?;
+        registered.filter(|registered| *registered != registration.directory_id)
     }
 
     /// Why this node cannot register, once.
@@ -379,9 +404,10 @@ impl MetadataHost {
 
 /// The data directories that a node was or may have been registered with, as the end of its metadata log says. What is
 /// committed of it is not known at a start, and a node that lost its disk must not vote meanwhile.
-pub(crate) fn logged_directories(entries: &[Entry]) -> Vec<(NodeId, DirectoryId)> {
+pub(crate) fn logged_directories(entries: &[Entry]) -> Vec<(NodeId, Option<DirectoryId>)> {
     let registered = entries.iter().filter_map(|entry| match Command::decode(&entry.data) {
-        Ok(Command::RegisterBroker { node, directory_id, .. }) => Some((node, directory_id?)),
+        Ok(Command::RegisterBroker { node, directory_id, .. }) => Some((node, Some(directory_id?))),
+        Ok(Command::AddVoter { node, .. }) => Some((node, None)),
         // One that cannot be read ends the process when it is applied.
         Ok(_) | Err(_) => None,
     });
@@ -409,6 +435,8 @@ pub struct Registration {
     pub endpoint: metadata::Endpoint,
     /// Differs at each start of the process.
     pub incarnation: u64,
+    /// Where other nodes reach it; `None` where it is alone.
+    pub peer: Option<metadata::Endpoint>,
     /// Its data directory.
     pub directory_id: DirectoryId,
     /// The id of the cluster, if this node begins it.
@@ -423,6 +451,7 @@ impl Registration {
             endpoints: vec![self.endpoint.clone()],
             incarnation: self.incarnation,
             directory_id: Some(self.directory_id),
+            peer: self.peer.clone(),
         }
     }
 }
@@ -439,6 +468,7 @@ mod tests {
             rack: None,
             endpoint: metadata::Endpoint { listener: "PLAINTEXT".to_owned(), host: "h".to_owned(), port: 1 },
             incarnation: 1,
+            peer: None,
             directory_id,
             new_cluster_id: "a".to_owned(),
         }
@@ -450,10 +480,10 @@ mod tests {
 
     #[test]
     fn directories_are_known_from_the_log_before_anything_is_applied() {
-        let other = Command::SetClusterId { cluster_id: "a".to_owned() };
+        let other = Command::SetClusterId { cluster_id: "a".to_owned(), voters: vec![NodeId(3)] };
         let payloads = [Bytes::new(), other.encode(), registration(OWN).command().encode()];
         let entries: Vec<Entry> = (1..).zip(payloads).map(|(index, data)| entry(index, data)).collect();
-        assert_eq!(logged_directories(&entries), [(NodeId(3), OWN)]);
+        assert_eq!(logged_directories(&entries), [(NodeId(3), Some(OWN))]);
     }
 
     #[test]
@@ -462,8 +492,9 @@ mod tests {
         let blank = registration(DirectoryId([9; 16]));
         let now = |ms: u64| Now { mono_us: ms * 1_000, wall_ms: 0 };
         assert!(host.plan_registration(now(0), true, &blank).is_some(), "it was not registered yet");
-        host.apply(LogIndex(1), Term(1), &registration(OWN).command().encode()).expect("a good command");
-        assert_eq!(host.directories(), [(NodeId(3), OWN)]);
+        let registered = registration(OWN).command().encode();
+        host.apply(LogIndex(1), Term(1), Some(&registered)).expect("a good command");
+        assert_eq!(host.directories(), [(NodeId(3), Some(OWN))]);
         assert_eq!(host.plan_registration(now(1_000), true, &blank), None);
         let refusal = host.take_refusal(&blank).expect("told");
         assert!(

@@ -11,7 +11,7 @@ use partition::{AppendPlan, AppendRules, Applied, Command, Partition};
 use protocol::batch;
 use protocol::messages::ErrorCode;
 use raft_group::{Entry, Group, ProposeError, Role};
-use types::{GroupId, LogIndex, NodeId, Now, Offset, ShardId, Term};
+use types::{GroupId, LogIndex, NodeId, Now, Offset, PartitionIndex, ReplicaId, ShardId, Term};
 
 use crate::catch_up::CatchUp;
 use crate::coordinator_host::CoordinatorHost;
@@ -53,6 +53,7 @@ pub(crate) type WrittenRecords = (WriteId, Result<(), ErrorCode>);
 /// One partition of this shard, beside its Raft group.
 pub(crate) struct PartitionHost {
     pub topic: Arc<Topic>,
+    pub index: PartitionIndex,
     pub partition: Partition,
     pub role: Role,
     proposals: VecDeque<Proposal>,
@@ -71,10 +72,12 @@ pub(crate) struct PartitionHost {
     /// The replicas that are in sync, this one among them, while this node leads.
     pub in_sync: Arc<[NodeId]>,
     /// When each follower was last known to have everything, on the monotonic clock in microseconds.
-    caught_up_us: BTreeMap<NodeId, u64>,
+    caught_up_us: BTreeMap<ReplicaId, u64>,
     /// The last entry as of the last look at the followers.
     last_seen: LogIndex,
     commit_seconds: Histogram,
+    /// The last move that was reported as done, and when on the monotonic clock in microseconds.
+    reported_move: Option<(u32, u64)>,
     /// What this replica lacks and is to have before it may go on with the leader's log.
     pub catch_up: Option<CatchUp>,
 }
@@ -91,6 +94,7 @@ pub(crate) enum Folder {
 impl PartitionHost {
     pub(crate) fn new(
         topic: Arc<Topic>,
+        index: PartitionIndex,
         partition: Partition,
         role: Role,
         commit_seconds: Histogram,
@@ -98,6 +102,7 @@ impl PartitionHost {
         PartitionHost {
             folder: Folder::Unknown,
             topic,
+            index,
             partition,
             role,
             proposals: VecDeque::new(),
@@ -111,8 +116,25 @@ impl PartitionHost {
             caught_up_us: BTreeMap::new(),
             last_seen: LogIndex(0),
             commit_seconds,
+            reported_move: None,
             catch_up: None,
         }
+    }
+
+    /// Where the replicas are, and are to be.
+    pub(crate) fn placed(&self) -> &metadata::Partition {
+        self.topic.partition(self.index).expect("a topic keeps its partitions")
+    }
+
+    /// Whether a move that is done is to be reported now: at once, and again after a while.
+    pub(crate) fn may_report_move(&mut self, now: Now, decision: u32, interval_ms: i64) -> bool {
+        let is_quiet = self.reported_move.is_some_and(|(reported, at_us)| {
+            reported == decision && now.mono_us < at_us + interval_ms.unsigned_abs() * 1_000
+        });
+        if !is_quiet {
+            self.reported_move = Some((decision, now.mono_us));
+        }
+        !is_quiet
     }
 
     /// Whether another node leads.
@@ -204,8 +226,8 @@ impl PartitionHost {
     /// have had the time to show it.
     pub(crate) fn begin_leading(&mut self, now: Now, raft: &Group, is_alive: impl Fn(NodeId) -> bool) {
         self.last_seen = LogIndex(u64::MAX);
-        let alive = raft.followers().map(|follower| follower.node).filter(|node| is_alive(*node));
-        self.caught_up_us = alive.map(|node| (node, now.mono_us)).collect();
+        let alive = raft.voters().iter().filter(|voter| is_alive(voter.node));
+        self.caught_up_us = alive.map(|voter| (*voter, now.mono_us)).collect();
         self.in_sync = Arc::default();
         self.update_in_sync(now, 0, raft, is_alive);
     }
@@ -221,20 +243,27 @@ impl PartitionHost {
     ) -> bool {
         let last_seen = std::mem::replace(&mut self.last_seen, raft.last_index());
         for follower in raft.followers() {
-            if !is_alive(follower.node) {
-                self.caught_up_us.remove(&follower.node);
+            if !is_alive(follower.replica.node) {
+                self.caught_up_us.remove(&follower.replica);
             } else if follower.matched >= last_seen {
-                self.caught_up_us.insert(follower.node, now.mono_us);
+                self.caught_up_us.insert(follower.replica, now.mono_us);
             }
         }
-        let in_time = |at_us: &u64| now.mono_us <= at_us + lag_ms_max.unsigned_abs() * 1_000;
-        let own = self.role.leader;
         let is_in_sync =
-            |node: &NodeId| Some(*node) == own || self.caught_up_us.get(node).is_some_and(in_time);
-        let in_sync: Arc<[NodeId]> = raft.voters().iter().copied().filter(is_in_sync).collect();
+            |voter: &&ReplicaId| **voter == raft.own() || self.is_caught_up(now, lag_ms_max, **voter);
+        let mut in_sync: Vec<NodeId> =
+            raft.voters().iter().filter(is_in_sync).map(|voter| voter.node).collect();
+        in_sync.dedup();
+        let in_sync: Arc<[NodeId]> = in_sync.into();
         let has_changed = in_sync != self.in_sync;
         self.in_sync = in_sync;
         has_changed
+    }
+
+    /// Whether a follower had everything, as of some look within `lag_ms_max`.
+    pub(crate) fn is_caught_up(&self, now: Now, lag_ms_max: i64, replica: ReplicaId) -> bool {
+        let in_time = |at_us: &u64| now.mono_us <= at_us + lag_ms_max.unsigned_abs() * 1_000;
+        self.caught_up_us.get(&replica).is_some_and(in_time)
     }
 
     /// What this replica knows of the group's leader, for everybody.

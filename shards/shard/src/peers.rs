@@ -13,9 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use metadata::MetadataImage;
 use raft_group::{Follower, FrameReader, FrameWriter, Message, MessageType};
 use types::limits::{PEER_BYTES_QUEUED_MAX, PEER_FRAME_BYTES_FULL};
-use types::{GroupId, LogIndex, NodeId, Now};
+use types::{GroupId, NodeId, Now, ReplicaId};
 
 use crate::event::{Effect, PeerAddress, ShardMessage};
 use crate::peer_message::PeerMessage;
@@ -41,6 +42,8 @@ const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Another node, as one shard sees it.
 struct Peer {
+    /// It belongs to the cluster. One that left stays here, with what the driver has not dropped yet of what was given for it.
+    is_member: bool,
     /// The connection to it is up.
     is_connected: bool,
     heard_us: Option<u64>,
@@ -59,6 +62,9 @@ struct Peer {
 
 /// The other nodes, as one shard sees them, and the groups that need time to pass.
 pub(crate) struct Peers {
+    own: NodeId,
+    /// Where the members are.
+    addresses: Vec<PeerAddress>,
     peers: BTreeMap<NodeId, Peer>,
     beat_at_us: u64,
     ticking: BTreeSet<GroupId>,
@@ -74,19 +80,11 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(now: Now, addresses: &[PeerAddress], balance_interval_ms: Option<i64>) -> Peers {
-        let peer = || Peer {
-            is_connected: false,
-            heard_us: None,
-            hears_us: false,
-            is_alive: false,
-            alive_since_us: 0,
-            is_said_alive: false,
-            queued_bytes: 0,
-            frame: FrameWriter::default(),
-        };
+    pub(crate) fn new(now: Now, own: NodeId, balance_interval_ms: Option<i64>) -> Peers {
         Peers {
-            peers: addresses.iter().map(|address| (address.node, peer())).collect(),
+            own,
+            addresses: Vec::new(),
+            peers: BTreeMap::new(),
             beat_at_us: now.after_ms(BEAT_INTERVAL_MS),
             ticking: BTreeSet::new(),
             tick_at_us: None,
@@ -99,17 +97,34 @@ impl Peers {
         }
     }
 
-    pub(crate) fn next_deadline_us(&self) -> Option<u64> {
+    /// The other nodes are these. Returns those that are so no longer, and were.
+    fn set_addresses(&mut self, addresses: Vec<PeerAddress>) -> Vec<NodeId> {
+        let mut left: BTreeSet<NodeId> =
+            self.peers.iter().filter(|(_, peer)| peer.is_member).map(|(node, _)| *node).collect();
+        for PeerAddress { node, .. } in &addresses {
+            left.remove(node);
+            self.peers.entry(*node).or_insert_with(Peer::new).is_member = true;
+        }
+        for node in &left {
+            let peer = self.peers.get_mut(node).expect("it was just listed");
+            *peer = Peer { queued_bytes: peer.queued_bytes, is_alive: peer.is_alive, ..Peer::new() };
+        }
+        self.addresses = addresses;
+        left.into_iter().collect()
+    }
+
+    /// When [`Shard::on_peers_deadline`] is due. `has_changes`: members of groups are to change.
+    pub(crate) fn next_deadline_us(&self, has_changes: bool) -> Option<u64> {
         if self.peers.is_empty() {
             return None;
         }
-        let lag_check = (!self.lagging.is_empty()).then_some(self.lag_check_at_us);
+        let lag_check = (!self.lagging.is_empty() || has_changes).then_some(self.lag_check_at_us);
         [Some(self.beat_at_us), self.tick_at_us, lag_check, self.balance_at_us].into_iter().flatten().min()
     }
 
     /// Whether a node is heard, and hears us. A node is so itself.
     pub(crate) fn is_alive(&self, node: NodeId) -> bool {
-        self.peers.get(&node).is_none_or(|peer| peer.is_alive)
+        node == self.own || self.peers.get(&node).is_some_and(|peer| peer.is_alive)
     }
 
     /// Whether another node has been alive for so long.
@@ -171,6 +186,20 @@ impl Peers {
 }
 
 impl Peer {
+    fn new() -> Peer {
+        Peer {
+            is_member: false,
+            is_connected: false,
+            heard_us: None,
+            hears_us: false,
+            is_alive: false,
+            alive_since_us: 0,
+            is_said_alive: false,
+            queued_bytes: 0,
+            frame: FrameWriter::default(),
+        }
+    }
+
     fn flush(&mut self, to: NodeId, effects: &mut Vec<Effect>) {
         if !self.frame.is_empty() {
             let frame = std::mem::take(&mut self.frame);
@@ -190,12 +219,12 @@ impl Peer {
 
 impl Shard {
     pub(crate) fn on_peer_connected(&mut self, now: Now, peer: NodeId) {
-        let Some(found) = self.peers.peers.get_mut(&peer) else { return };
+        let Some(found) = self.peers.peers.get_mut(&peer).filter(|found| found.is_member) else { return };
         found.is_connected = true;
         let hears_you = found.is_heard(now);
         self.peers.send(peer, &PeerMessage::Beat { hears_you }, &mut self.effects);
         for (group, hosted) in &mut self.hosted {
-            if hosted.raft.is_leader() && hosted.raft.voters().contains(&peer) {
+            if hosted.raft.is_leader() && hosted.raft.has_member(peer) {
                 hosted.raft.on_peer_connected(peer);
                 self.dirty.insert(*group);
             }
@@ -238,7 +267,7 @@ impl Shard {
     }
 
     pub(crate) fn on_peer_frame(&mut self, now: Now, peer: NodeId, frame: Bytes) {
-        let Some(found) = self.peers.peers.get_mut(&peer) else { return };
+        let Some(found) = self.peers.peers.get_mut(&peer).filter(|found| found.is_member) else { return };
         found.heard_us = Some(now.mono_us);
         let mut frame = FrameReader::new(frame);
         while frame.left_bytes() > 0 {
@@ -290,10 +319,15 @@ impl Shard {
     }
 
     fn on_raft_message(&mut self, now: Now, peer: NodeId, group: GroupId, message: Message) {
-        if message.from != peer.raft_id() || message.to != self.node.raft_id() {
+        let (from, to) = (ReplicaId::from_raft_id(message.from), ReplicaId::from_raft_id(message.to));
+        let Some(to) = to.filter(|to| from.is_some_and(|from| from.node == peer) && to.node == self.node)
+        else {
             let what =
                 format!("node {peer} sent a message of group {group} that is not its own or not for us");
             return self.effects.push(Effect::Warn(what));
+        };
+        if group == GroupId::METADATA {
+            self.adopt_metadata_replica(now, to);
         }
         let Some(hosted) = self.hosted.get_mut(&group) else {
             // The group of a deleted topic has nothing to say any more. What finds no room is asked for again.
@@ -304,7 +338,8 @@ impl Shard {
             }
             return;
         };
-        if !hosted.raft.voters().contains(&peer) {
+        if to != hosted.raft.own() {
+            // For a replica that this node had before, or is about to have.
             return;
         }
         let is_leaders_word = matches!(
@@ -348,14 +383,14 @@ impl Shard {
     /// Sends the Raft messages of a group. Entries for a node that does not keep up are left out; Raft sends them again.
     pub(crate) fn send_raft(&mut self, group: GroupId, messages: Vec<Message>) {
         for message in messages {
-            let to = NodeId::from_raft_id(message.to).expect("Raft writes to replicas");
-            if !self.peers.has_room(to) && !message.entries.is_empty() {
+            let to = ReplicaId::from_raft_id(message.to).expect("Raft writes to replicas");
+            if !self.peers.has_room(to.node) && !message.entries.is_empty() {
                 if let Some(hosted) = self.hosted.get_mut(&group) {
-                    hosted.raft.on_messages_dropped(to);
+                    hosted.raft.on_message_dropped(to);
                 }
                 continue;
             }
-            self.peers.send(to, &PeerMessage::Raft { group, message }, &mut self.effects);
+            self.peers.send(to.node, &PeerMessage::Raft { group, message }, &mut self.effects);
         }
     }
 
@@ -377,6 +412,12 @@ impl Shard {
         if self.peers.lag_check_at_us <= now.mono_us {
             self.peers.lag_check_at_us = now.after_ms(LAG_CHECK_INTERVAL_MS);
             self.check_laggards(now);
+            for group in self.moving.clone() {
+                self.continue_move(now, group);
+            }
+            if self.is_changing_voters {
+                self.change_voters();
+            }
         }
         if self.peers.balance_at_us.is_some_and(|at_us| at_us <= now.mono_us) {
             self.peers.balance_at_us = self.config.leader_balance_interval_ms.map(|ms| now.after_ms(ms));
@@ -430,7 +471,7 @@ impl Shard {
         let groups: Vec<GroupId> = self.hosted.keys().copied().collect();
         for group in groups {
             let hosted = self.hosted.get_mut(&group).expect("it was just listed");
-            if !hosted.raft.voters().contains(&peer) {
+            if !hosted.raft.has_member(peer) && hosted.raft.role().leader != Some(peer) {
                 continue;
             }
             if !is_alive && hosted.raft.role().leader == Some(peer) {
@@ -484,12 +525,11 @@ impl Shard {
         match raft.role().leader {
             // A node that may not begin a cluster waits until one finds it.
             None => {
-                let is_blank = group == GroupId::METADATA && raft.last_index() == LogIndex(0);
+                let is_blank = group == GroupId::METADATA && raft.is_new();
                 !is_blank || self.config.may_begin_cluster
             }
             Some(leader) if leader == self.node => {
-                let alive = raft.voters().iter().filter(|voter| self.peers.is_alive(**voter)).count();
-                raft.is_transferring() || alive <= raft.voters().len() / 2
+                raft.is_transferring() || !raft.has_majority(|node| self.peers.is_alive(node))
             }
             Some(leader) => hosted.awaits_leader || !self.peers.is_alive(leader),
         }
@@ -502,14 +542,14 @@ impl Shard {
         let lags = hosted
             .raft
             .followers()
-            .any(|follower| follower.matched < last && self.peers.is_alive(follower.node));
+            .any(|follower| follower.matched < last && self.peers.is_alive(follower.replica.node));
         if lags {
             self.peers.lagging.entry(group).or_default();
             return;
         }
         self.peers.lagging.remove(&group);
         // A replica that came back has everything now.
-        let alive = hosted.raft.voters().iter().filter(|voter| self.peers.is_alive(**voter)).count();
+        let alive = hosted.raft.voters().iter().filter(|voter| self.peers.is_alive(voter.node)).count();
         if hosted.in_sync().is_some_and(|in_sync| in_sync < alive) {
             self.watch_in_sync(now, group);
         }
@@ -568,9 +608,51 @@ impl Shard {
     }
 
     /// The shard begins: the driver is told whom to connect to.
-    pub(crate) fn begin_peers(&mut self) {
-        if !self.config.peers.is_empty() {
-            self.effects.push(Effect::SetPeers { peers: self.config.peers.clone() });
+    pub(crate) fn begin_peers(&mut self, now: Now) {
+        if self.config.is_clustered {
+            self.set_peers(now, self.config.peers.clone());
+        }
+    }
+
+    /// A newer image may know of other nodes, and of other directories of theirs.
+    pub(crate) fn update_peers(&mut self, now: Now, before: &MetadataImage) {
+        let image = Arc::clone(&self.image);
+        if !before.directories().eq(image.directories()) {
+            let directories = image.directories().collect();
+            self.effects.push(Effect::KnownDirectories { directories });
+        }
+        let addresses = self.known_addresses();
+        if image.voters().len() > 0 && addresses != self.peers.addresses {
+            self.set_peers(now, addresses);
+        }
+    }
+
+    /// Where the other nodes are: as they were configured here, or as they were added, or as they say themselves.
+    fn known_addresses(&self) -> Vec<PeerAddress> {
+        let configured = |node: NodeId| self.config.peers.iter().find(|peer| peer.node == node).cloned();
+        let others = self.image.voters().filter(|(node, _)| *node != self.node);
+        let mut addresses: Vec<PeerAddress> = others
+            .filter_map(|(node, voter)| {
+                let said = self.image.broker(node).and_then(|broker| broker.peer.as_ref());
+                let known = voter.peer.as_ref().or(said);
+                let known = known.map(|at| PeerAddress { node, host: at.host.clone(), port: at.port });
+                configured(node).or(known)
+            })
+            .collect();
+        if !self.is_image_current() {
+            // What has changed since this node was last here is yet to be heard, perhaps from one that is new to it.
+            let is_new = |peer: &&PeerAddress| addresses.iter().all(|known| known.node != peer.node);
+            let new: Vec<PeerAddress> = self.config.peers.iter().filter(is_new).cloned().collect();
+            addresses.extend(new);
+            addresses.sort_by_key(|peer| peer.node);
+        }
+        addresses
+    }
+
+    fn set_peers(&mut self, now: Now, addresses: Vec<PeerAddress>) {
+        self.effects.push(Effect::SetPeers { peers: addresses.clone() });
+        for left in self.peers.set_addresses(addresses) {
+            self.judge_peer(now, left);
         }
     }
 }

@@ -7,9 +7,9 @@ use broker::{Broker, BrokerConfig, MetadataOp, Op, OpResult, OpToken, Output, Pr
 use log::wal::{Recovered, RecoveredGroup};
 use metadata::{MetadataImage, StaticSettings};
 use partition::Partition;
-use raft_group::{Group, GroupOptions};
+use raft_group::{Group, read_checkpoint};
 use types::hash::mix64;
-use types::{GroupId, NodeId, Now, ShardId};
+use types::{GroupId, NodeId, Now, PartitionIndex, ReplicaId, ShardId};
 
 use crate::disk::DiskWork;
 use crate::event::{Effect, Event, FatalReason, LeaderChange, PeerAddress, ShardMessage};
@@ -18,7 +18,7 @@ use crate::metadata_host::{MetadataHost, Registration, logged_directories};
 use crate::partition_host::{Answer, Asker, PartitionHost};
 use crate::peers::Peers;
 use crate::raft_metrics::RaftMetrics;
-use crate::wal::Wal;
+use crate::wal::{Unit, Wal};
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -31,10 +31,13 @@ pub struct ShardConfig {
     pub settings: StaticSettings,
     /// What this node tells the cluster of itself.
     pub registration: Registration,
-    /// The other nodes, ascending; empty for a broker that is alone.
+    /// Whether there may be other nodes, now or later.
+    pub is_clustered: bool,
+    /// Other nodes as they were configured, ascending. The metadata name those that came later.
     pub peers: Vec<PeerAddress>,
-    /// The voters of the metadata group, ascending, as the data directory remembers them.
-    pub metadata_voters: Vec<NodeId>,
+    /// The nodes that the cluster was begun with, ascending: the first voters of the metadata group. Empty where this node
+    /// joins a cluster that is there.
+    pub first_voters: Vec<NodeId>,
     /// Whether this node may begin a cluster, or has been in one before; otherwise it waits for one that finds it.
     pub may_begin_cluster: bool,
     /// A follower that was not caught up for so many milliseconds is out of sync [`replica.lag.time.max.ms`].
@@ -98,6 +101,13 @@ pub struct Shard {
     pub(crate) image: Arc<MetadataImage>,
     pub(crate) peers: Peers,
     pub(crate) raft_metrics: RaftMetrics,
+    /// Replicas that are being removed here, and whether the WAL has durably forgotten them. Another one of the same group
+    /// is made only when nothing is under way for the former one.
+    pub(crate) removing: BTreeMap<GroupId, bool>,
+    /// Partitions of this shard whose replicas are to be elsewhere. Their leaders see to it.
+    pub(crate) moving: BTreeSet<GroupId>,
+    /// Whether this node leads the metadata group, and others are to vote in it than do.
+    pub(crate) is_changing_voters: bool,
     /// Replicas that pull what they lack.
     pub(crate) pulling: BTreeSet<GroupId>,
     pub(crate) wal: Wal,
@@ -128,7 +138,10 @@ impl Shard {
             hosted: BTreeMap::new(),
             recovered: recovered.groups,
             image: Arc::new(MetadataImage::default()),
-            peers: Peers::new(now, &config.peers, config.leader_balance_interval_ms),
+            peers: Peers::new(now, config.broker.node, config.leader_balance_interval_ms),
+            removing: BTreeMap::new(),
+            moving: BTreeSet::new(),
+            is_changing_voters: false,
             raft_metrics: RaftMetrics::new(config.shard),
             pulling: BTreeSet::new(),
             wal,
@@ -149,7 +162,7 @@ impl Shard {
         if shard.config.broker.layout.metadata_shard() == shard.config.shard {
             shard.host_metadata(now);
         }
-        shard.begin_peers();
+        shard.begin_peers(now);
         shard.end_turn(now);
         effects.append(&mut shard.effects);
         shard
@@ -215,7 +228,7 @@ impl Shard {
             self.broker.next_deadline_us(),
             self.wal.next_deadline_us(),
             self.disk.next_deadline_us(),
-            self.peers.next_deadline_us(),
+            self.peers.next_deadline_us(!self.moving.is_empty() || self.is_changing_voters),
             self.handover.map(|handover| handover.next_deadline_us()),
             metadata,
         ];
@@ -239,9 +252,9 @@ impl Shard {
     }
 
     fn on_shutdown(&mut self, now: Now) {
-        match self.config.peers.is_empty() {
-            true => self.finish_accepted(now),
-            false => self.begin_handover(now),
+        match self.config.is_clustered {
+            false => self.finish_accepted(now),
+            true => self.begin_handover(now),
         }
     }
 
@@ -272,6 +285,7 @@ impl Shard {
             ShardMessage::OpDone { token, result } => self.broker.on_op_result(now, token, result),
             ShardMessage::Image(image) => self.on_image(now, image),
             ShardMessage::Leader(change) => self.on_leader(change),
+            ShardMessage::Moved { group, decision } => self.on_moved(group, decision),
             ShardMessage::Alive(alive) => self.on_alive(now, alive),
             ShardMessage::FromPeer { peer, message } => self.on_peer_message(now, peer, message),
         }
@@ -361,76 +375,102 @@ impl Shard {
 
     fn host_metadata(&mut self, now: Now) {
         let recovered = self.recovered.remove(&GroupId::METADATA);
-        let snapshot =
-            recovered.as_ref().and_then(|group| group.checkpoint.as_ref()).map(|c| c.state.clone());
-        let mut host = match MetadataHost::new(self.config.settings.clone(), snapshot.as_deref()) {
+        let logged = recovered.as_ref().map(|group| logged_directories(&group.entries)).unwrap_or_default();
+        let restored = recovered.map(|recovered| Group::restore(GroupId::METADATA, recovered)).transpose();
+        let restored = match restored {
+            Ok(restored) => restored,
+            Err(error) => return self.fatal(FatalReason::Damaged(format!("the metadata group: {error}"))),
+        };
+        let snapshot = restored.as_ref().map(|(_, snapshot)| snapshot.as_ref());
+        let mut host = match MetadataHost::new(self.config.settings.clone(), snapshot) {
             Ok(host) => host,
             Err(why) => return self.fatal(FatalReason::Damaged(why)),
         };
-        if !self.config.peers.is_empty() {
+        if self.config.is_clustered {
             // Before anybody is talked to, and all at once.
             let mut directories = host.directories();
-            let logged = recovered.as_ref().map(|group| logged_directories(&group.entries));
-            directories.extend(logged.unwrap_or_default());
+            directories.extend(logged);
             self.effects.push(Effect::KnownDirectories { directories });
         }
-        let raft = self.new_group(GroupId::METADATA, self.config.metadata_voters.clone(), recovered);
+        let raft = match restored {
+            Some((raft, _)) => raft,
+            None => {
+                let voters = self.config.first_voters.iter().map(|node| ReplicaId::first(*node)).collect();
+                self.create_group(GroupId::METADATA, ReplicaId::first(self.node), voters, &host.snapshot())
+            }
+        };
         let machine = Machine::Metadata(Box::new(host));
-        self.hosted.insert(GroupId::METADATA, Hosted { raft, machine, awaits_leader: false });
-        self.watch_ticks(now, GroupId::METADATA);
+        self.begin_group(now, GroupId::METADATA, Hosted { raft, machine, awaits_leader: false }, false);
     }
 
-    /// A group of which this node is a voter. The only voter, and the first replica of a new group, campaign at once.
-    fn new_group(&mut self, group: GroupId, voters: Vec<NodeId>, recovered: Option<RecoveredGroup>) -> Group {
-        let is_new = recovered.is_none() && group != GroupId::METADATA;
-        let is_first = voters.first() == Some(&self.node);
-        let mut raft = Group::new(GroupOptions { group, node: self.node, voters }, recovered);
-        if raft.is_single_voter() || (is_new && is_first) {
-            raft.campaign();
-        }
-        self.dirty.insert(group);
+    /// A replica that was not here before. The WAL says so before anything else of it.
+    pub(crate) fn create_group(
+        &mut self,
+        group: GroupId,
+        own: ReplicaId,
+        voters: Vec<ReplicaId>,
+        machine: &[u8],
+    ) -> Group {
+        let raft = Group::create(group, own, voters);
+        let records = vec![raft.checkpoint_record(machine)];
+        self.wal.push(Unit::of_shard(group, records, false));
         raft
     }
 
-    /// A newer image: the groups that it places here are to be hosted, and no others.
+    /// A group is hosted from now on. The only voter, and the first replica of a new group, campaign at once.
+    fn begin_group(&mut self, now: Now, group: GroupId, mut hosted: Hosted, is_first: bool) {
+        if hosted.raft.is_single_voter() || is_first {
+            hosted.raft.campaign();
+        }
+        self.hosted.insert(group, hosted);
+        self.dirty.insert(group);
+        self.watch_ticks(now, group);
+    }
+
+    /// Whether the newest image is from this process's life, so that it places replicas here that are to be here. One from
+    /// before may lack what was decided since.
+    pub(crate) fn is_image_current(&self) -> bool {
+        let registered = self.image.broker(self.node);
+        registered.is_some_and(|broker| broker.incarnation == self.config.broker.incarnation)
+    }
+
+    /// A newer image: the replicas that it places here are to be hosted, and no others.
     pub(crate) fn on_image(&mut self, now: Now, image: Arc<MetadataImage>) {
         let before = std::mem::replace(&mut self.image, Arc::clone(&image));
-        if !self.config.peers.is_empty() && !before.directories().eq(image.directories()) {
-            let directories = image.directories().collect();
-            self.effects.push(Effect::KnownDirectories { directories });
+        if self.config.is_clustered {
+            self.update_peers(now, &before);
         }
         if !self.coordinators.is_empty() {
             for topic in before.topics().filter(|topic| image.topic_by_id(topic.id).is_none()) {
                 self.forget_topic_offsets(now, &topic.name);
             }
         }
-        let gone: Vec<GroupId> = self
-            .hosted
-            .keys()
-            .chain(self.recovered.keys())
-            .copied()
-            // A group that the image has not allocated yet is one that it does not know of, not one that is gone.
-            .filter(|group| *group != GroupId::METADATA && !image.may_allocate(*group))
-            .filter(|group| image.partition_of_group(*group).is_none())
-            .collect();
-        for group in gone {
+        let is_current = self.is_image_current();
+        for group in self.misplaced(is_current) {
             self.remove_partition(group);
         }
-        // A group without a trace in the WAL may be new here, or deleted by a change that an image from before the last
-        // start lacks. Made anew, it would vote again in terms in which it has voted.
-        let is_current = image
-            .broker(self.node)
-            .is_some_and(|broker| broker.incarnation == self.config.broker.incarnation);
         for topic in image.topics() {
             for (index, partition) in (0i32..).zip(&topic.partitions) {
-                let here = self.config.broker.layout.shard_of(partition.group) == self.config.shard
-                    && partition.replicas.contains(&self.node);
-                match self.hosted.get_mut(&partition.group) {
-                    Some(Hosted { machine: Machine::Partition(host), .. }) => host.topic = Arc::clone(topic),
-                    None if here && (is_current || self.recovered.contains_key(&partition.group)) => {
-                        self.host_partition(now, topic, index, partition.group)
+                let group = partition.group;
+                if self.config.broker.layout.shard_of(group) != self.config.shard {
+                    continue;
+                }
+                // A replica without a trace in the WAL may be new here, or gone by a change that an image from before the
+                // last start lacks. Made anew, it would vote again in terms in which it has voted.
+                let is_wanted = is_current && partition.replica_on(self.node).is_some();
+                match self.hosted.get_mut(&group).and_then(Hosted::partition) {
+                    Some((_, host)) => host.topic = Arc::clone(topic),
+                    None if self.recovered.contains_key(&group) => {
+                        self.host_partition(now, topic, index, group)
                     }
-                    _ => {}
+                    None if is_wanted && !self.removing.contains_key(&group) => {
+                        self.host_partition(now, topic, index, group)
+                    }
+                    None => {}
+                }
+                if partition.is_moving() {
+                    self.moving.insert(group);
+                    self.continue_move(now, group);
                 }
             }
         }
@@ -438,30 +478,64 @@ impl Shard {
         self.broker.on_image(image);
     }
 
-    fn host_partition(&mut self, now: Now, topic: &Arc<metadata::Topic>, index: i32, group: GroupId) {
-        let recovered = self.recovered.remove(&group);
-        let checkpoint = recovered.as_ref().and_then(|recovered| recovered.checkpoint.as_ref());
-        let partition = match checkpoint.map(|c| Partition::restore(c.index, &c.state)) {
-            None => Partition::new(),
-            Some(Ok(partition)) => partition,
-            Some(Err(error)) => {
-                let why = format!("partition {}-{index} (group {group}): {error}", topic.name);
-                return self.fatal(FatalReason::Damaged(why));
+    /// Groups here whose partition is deleted, or whose replica here is not, or no longer, one of it.
+    fn misplaced(&self, is_current: bool) -> Vec<GroupId> {
+        let of_recovered = |recovered: &RecoveredGroup| {
+            let state = recovered.checkpoint.as_ref().map(|checkpoint| checkpoint.state.clone());
+            // One that cannot be read ends the process when it is restored.
+            state.and_then(|state| read_checkpoint(state).ok()).map(|(own, ..)| own)
+        };
+        let hosted = self.hosted.iter().map(|(group, hosted)| (*group, Some(hosted.raft.own())));
+        let recovered = self.recovered.iter().map(|(group, recovered)| (*group, of_recovered(recovered)));
+        let is_misplaced = |(group, own): &(GroupId, Option<ReplicaId>)| {
+            // A group that the image has not allocated yet is one that it does not know of, not one that is gone.
+            if *group == GroupId::METADATA || self.image.may_allocate(*group) {
+                return false;
+            }
+            match self.image.partition_of_group(*group) {
+                None => true,
+                Some((topic, index)) => {
+                    let partition = topic.partition(index).expect("a group's partition is there");
+                    is_current && own.is_some() && partition.replica_on(self.node) != *own
+                }
             }
         };
+        hosted.chain(recovered).filter(is_misplaced).map(|(group, _)| group).collect()
+    }
+
+    fn host_partition(&mut self, now: Now, topic: &Arc<metadata::Topic>, index: i32, group: GroupId) {
+        let damaged = |error: &dyn std::fmt::Display| {
+            FatalReason::Damaged(format!("partition {}-{index} (group {group}): {error}", topic.name))
+        };
+        let recovered = self.recovered.remove(&group);
         let is_new = recovered.is_none();
-        let replicas = topic.partitions[index as usize].replicas.clone();
-        let raft = self.new_group(group, replicas, recovered);
+        let placed = &topic.partitions[index as usize];
+        let (raft, state) = match recovered.map(|recovered| Group::restore(group, recovered)) {
+            Some(Ok(restored)) => restored,
+            Some(Err(error)) => return self.fatal(damaged(&error)),
+            None => {
+                let own = placed.replica_on(self.node).expect("the caller has looked");
+                let first = || placed.replicas.iter().map(|node| ReplicaId::first(*node)).collect();
+                let voters = if placed.is_as_made() { first() } else { Vec::new() };
+                let (_, state) = Partition::new().checkpoint();
+                (self.create_group(group, own, voters, &state), state)
+            }
+        };
+        let partition = match Partition::restore(raft.checkpointed().0, &state) {
+            Ok(partition) => partition,
+            Err(error) => return self.fatal(damaged(&error)),
+        };
+        let is_first = is_new && placed.is_as_made() && placed.replicas[0] == self.node;
         let mut host = PartitionHost::new(
             Arc::clone(topic),
+            PartitionIndex(index),
             partition,
             raft.role(),
             self.raft_metrics.commit_seconds.clone(),
         );
         let retired = host.partition.take_retired_segments();
         let machine = Machine::Partition(Box::new(host));
-        self.hosted.insert(group, Hosted { raft, machine, awaits_leader: false });
-        self.watch_ticks(now, group);
+        self.begin_group(now, group, Hosted { raft, machine, awaits_leader: false }, is_first);
         if is_new {
             self.create_folder(group);
         }
@@ -469,14 +543,30 @@ impl Shard {
         self.deliver_early(now, group);
     }
 
+    /// Once nothing is left of a replica that was removed, another one of the same partition may be wanted here.
+    pub(crate) fn watch_removal(&mut self, now: Now, group: GroupId) {
+        let is_forgotten = self.removing.get(&group).copied();
+        if is_forgotten != Some(true) || self.disk.is_busy_with(group) {
+            return;
+        }
+        self.removing.remove(&group);
+        let Some((topic, index)) = self.image.partition_of_group(group) else { return };
+        let placed = topic.partition(index).expect("a group's partition is there");
+        if placed.replica_on(self.node).is_some() {
+            self.host_partition(now, &topic, index.0, group);
+        }
+    }
+
     /// Whether the WAL holds a group that the metadata has not named yet.
     pub(crate) fn has_recovered(&self, group: GroupId) -> bool {
         self.recovered.contains_key(&group)
     }
 
-    /// The topic of a partition is deleted: whoever waits hears of it, and its data goes.
+    /// A partition is deleted, or is not to be here: whoever waits hears of it, and its data goes.
     fn remove_partition(&mut self, group: GroupId) {
         self.recovered.remove(&group);
+        self.removing.insert(group, false);
+        self.moving.remove(&group);
         self.dirty.remove(&group);
         self.peers.forget_group(group);
         self.pulling.remove(&group);

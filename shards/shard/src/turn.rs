@@ -1,9 +1,8 @@
 //! The end of a turn: groups with work are driven, what they ask for becomes durable in one flush, what is committed is
 //! applied.
 
-use log::wal::Record;
 use partition::Applied;
-use raft_group::{Entry, Role};
+use raft_group::{Entry, Role, changes_membership};
 use types::{GroupId, LogIndex, Now, Term};
 
 use crate::coordinator_host::CoordinatorHost;
@@ -21,6 +20,7 @@ impl Shard {
             while let Some(group) = self.dirty.pop_first() {
                 self.drive(now, group);
             }
+            self.complete_moves();
             self.publish_metadata(now);
             self.route(now);
             if self.dirty.is_empty() {
@@ -41,6 +41,11 @@ impl Shard {
     /// A flush is durable: its groups go on, and the next flush starts at once with what has gathered.
     pub(crate) fn on_wal_flushed(&mut self, now: Now, flush: u64) {
         for unit in self.wal.on_flushed(flush) {
+            if let Some(is_forgotten) = self.removing.get_mut(&unit.group).filter(|_| unit.removes_group) {
+                *is_forgotten = true;
+                self.watch_removal(now, unit.group);
+                continue;
+            }
             self.remove_segments(unit.group, unit.retired_segments);
             let Some(hosted) = self.hosted.get_mut(&unit.group) else { continue };
             if let (Some((_, host)), Some(index)) = (hosted.partition(), unit.last_entry) {
@@ -85,15 +90,21 @@ impl Shard {
         }
         self.offer_snapshot(group);
         self.watch_role(now, group);
+        self.continue_move(now, group);
         self.watch_ticks(now, group);
     }
 
     fn apply(&mut self, now: Now, group: GroupId, entry: Entry) {
         let (index, term) = (LogIndex(entry.index), Term(entry.term));
         let hosted = self.hosted.get_mut(&group).expect("the group is being driven");
+        let changes_membership = changes_membership(&entry);
+        if changes_membership {
+            hosted.raft.apply_membership(&entry);
+        }
         match &mut hosted.machine {
             Machine::Metadata(host) => {
-                if let Err(why) = host.apply(index, term, &entry.data) {
+                let command = Some(&entry.data).filter(|data| !changes_membership && !data.is_empty());
+                if let Err(why) = host.apply(index, term, command) {
                     return self.fatal(FatalReason::Damaged(why));
                 }
                 hosted.raft.on_applied(index, term);
@@ -122,7 +133,7 @@ impl Shard {
                 self.consider_flush(now, group);
             }
             Applied::LogStart(_) => self.remove_old_segments(group),
-            Applied::TermStart | Applied::Known => {}
+            Applied::TermStart | Applied::Membership | Applied::Known => {}
         }
         self.on_records_written(now, group, written);
     }
@@ -132,7 +143,10 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&group) else { return };
         let role = hosted.raft.role();
         match &mut hosted.machine {
-            Machine::Metadata(_) => self.watch_metadata_role(role),
+            Machine::Metadata(_) => {
+                self.watch_metadata_role(role);
+                self.change_voters();
+            }
             Machine::Partition(host) => {
                 if host.role == role {
                     return;
@@ -168,18 +182,16 @@ impl Shard {
 
     fn log_state_again(&mut self, group: GroupId) {
         let Some(hosted) = self.hosted.get_mut(&group) else { return };
-        let mut records = vec![hosted.raft.hard_state_record()];
-        let (checkpointed, term) = hosted.raft.checkpointed();
-        if checkpointed > LogIndex(0) {
-            let state = match &mut hosted.machine {
-                Machine::Partition(host) => host.partition.checkpoint().1,
-                Machine::Metadata(_) => {
-                    self.checkpoint_metadata(true);
-                    return self.wal.push(Unit::of_shard(group, records, true));
-                }
-            };
-            records.push(Record::Checkpoint { group, index: checkpointed, term, state });
-        }
+        let hard_state = hosted.raft.hard_state_record();
+        let records = match &mut hosted.machine {
+            Machine::Partition(host) => {
+                vec![hosted.raft.checkpoint_record(&host.partition.checkpoint().1), hard_state]
+            }
+            Machine::Metadata(_) => {
+                self.checkpoint_metadata(true);
+                vec![hard_state]
+            }
+        };
         self.wal.push(Unit::of_shard(group, records, true));
     }
 }

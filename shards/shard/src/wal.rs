@@ -57,6 +57,8 @@ pub(crate) struct DurableUnit {
     pub number: Option<u64>,
     /// The last entry in it.
     pub last_entry: Option<LogIndex>,
+    /// Whether it says that the group's replica is removed.
+    pub removes_group: bool,
     pub retired_segments: Vec<Offset>,
 }
 
@@ -155,6 +157,12 @@ impl Wal {
         self.no_space_until_us.is_some()
     }
 
+    /// Whether records of a group wait or are being written.
+    pub(crate) fn concerns(&self, group: GroupId) -> bool {
+        let in_flight = self.in_flight.iter().flat_map(|in_flight| &in_flight.units);
+        self.waiting.iter().map(|unit| unit.group).chain(in_flight.map(|unit| unit.group)).any(|g| g == group)
+    }
+
     /// Whether everything pushed that asked for it is durable.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.is_none() && !self.waiting.iter().any(|unit| unit.must_sync)
@@ -247,15 +255,17 @@ impl Wal {
             }
             let mut unit = self.waiting.pop_front().expect("it was just seen");
             self.waiting_bytes -= bytes;
-            let mut last_entry = None;
+            let (mut last_entry, mut removes_group) = (None, false);
             for record in std::mem::take(&mut unit.records) {
-                if let Record::Entry { index, .. } = &record {
-                    last_entry = Some(*index);
+                match &record {
+                    Record::Entry { index, .. } => last_entry = Some(*index),
+                    Record::GroupRemoved { .. } => removes_group = true,
+                    _ => {}
                 }
                 builder.push(record);
             }
             let Unit { group, number, retired_segments, .. } = unit;
-            units.push(DurableUnit { group, number, last_entry, retired_segments });
+            units.push(DurableUnit { group, number, last_entry, removes_group, retired_segments });
         }
         assert!(!units.is_empty(), "the file has room for the first unit");
         units

@@ -28,6 +28,7 @@ impl World {
                     ShardMessage::Image(image) => format!("image {}", image.epoch()),
                     ShardMessage::Leader(change) => format!("{change:?}"),
                     ShardMessage::Alive(alive) => format!("alive {alive:?}"),
+                    ShardMessage::Moved { group, decision } => format!("moved {group} as decided {decision}"),
                     ShardMessage::FromPeer { peer, message } => {
                         format!("{} of node {peer}", kind_of(message))
                     }

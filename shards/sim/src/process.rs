@@ -175,6 +175,7 @@ impl Start<'_> {
                 port: client_port(node),
             },
             incarnation,
+            peer: None,
             directory_id: DirectoryId([u8::try_from(node.0).expect("a few nodes"); 16]),
             new_cluster_id: "sim".to_owned(),
         };
@@ -184,7 +185,8 @@ impl Start<'_> {
             settings: StaticSettings::new([]).expect("no settings are valid settings"),
             registration,
             peers: nodes.clone().filter(|other| *other != node).map(address).collect(),
-            metadata_voters: nodes.collect(),
+            first_voters: nodes.collect(),
+            is_clustered: true,
             may_begin_cluster: options.may_all_begin || node == node_id(0) || self.has_joined,
             replica_lag_ms_max: options.replica_lag_ms_max,
             leader_balance_interval_ms: options.leader_balance_interval_ms,

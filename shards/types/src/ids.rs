@@ -68,15 +68,38 @@ impl GroupId {
     pub const METADATA: GroupId = GroupId(0);
 }
 
-impl NodeId {
-    /// The Raft peer id: Raft reserves 0, Kafka does not.
-    pub fn raft_id(self) -> u64 {
-        u64::try_from(self.0).expect("a node id is never negative") + 1
+/// One replica of a Raft group, for ever. A node that left a group and comes back, or lost its disk, is another replica of
+/// it: what its former one promised does not bind it, and nobody takes it for that one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaId {
+    /// The node that holds it.
+    pub node: NodeId,
+    /// Tells the node's replicas of one group apart. The first replicas of a group have generation 0.
+    pub generation: u32,
+}
+
+impl ReplicaId {
+    /// One of the replicas that a group began with.
+    pub fn first(node: NodeId) -> ReplicaId {
+        ReplicaId { node, generation: 0 }
     }
 
-    /// The inverse of [`NodeId::raft_id`]; `None` for Raft's "no node".
-    pub fn from_raft_id(id: u64) -> Option<NodeId> {
-        i32::try_from(id.checked_sub(1)?).ok().map(NodeId)
+    /// The Raft peer id: the generation, and the node + 1 in the lower half, because Raft reserves 0 and Kafka does not.
+    pub fn raft_id(self) -> u64 {
+        let node = u64::try_from(self.node.0).expect("a node id is never negative") + 1;
+        u64::from(self.generation) << 32 | node
+    }
+
+    /// The inverse of [`ReplicaId::raft_id`]; `None` for Raft's "no replica" and for numbers that are no id.
+    pub fn from_raft_id(id: u64) -> Option<ReplicaId> {
+        let node = i32::try_from((id & u64::from(u32::MAX)).checked_sub(1)?).ok().map(NodeId)?;
+        Some(ReplicaId { node, generation: (id >> 32) as u32 })
+    }
+}
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.node, self.generation)
     }
 }
 

@@ -78,12 +78,20 @@ impl World {
             reading: Vec::new(),
             next_correlation_id: 100,
         };
-        world.apply(Command::SetClusterId { cluster_id: "cluster".to_owned() });
+        world.apply(Command::SetClusterId { cluster_id: "cluster".to_owned(), voters: Vec::new() });
         for (node, host) in [(NODE, "one"), (OTHER_NODE, "two")] {
             let endpoint = Endpoint { listener: "PLAINTEXT".to_owned(), host: host.to_owned(), port: 9092 };
             let rack = (node == OTHER_NODE).then(|| "rack-b".to_owned());
             let (endpoints, directory_id) = (vec![endpoint], None);
-            world.apply(Command::RegisterBroker { node, rack, endpoints, incarnation: 1, directory_id });
+            let peer = None;
+            world.apply(Command::RegisterBroker {
+                node,
+                rack,
+                endpoints,
+                incarnation: 1,
+                directory_id,
+                peer,
+            });
         }
         world.broker.on_alive(Arc::new([NODE, OTHER_NODE].into()));
         world.broker.on_connected(CLIENT, "/127.0.0.1".to_owned());

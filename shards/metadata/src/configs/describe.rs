@@ -191,6 +191,7 @@ mod tests {
                 endpoints: vec![endpoint("h", 1)],
                 incarnation: 1,
                 directory_id: None,
+                peer: None,
             },
             Command::CreateTopic {
                 name: "orders".to_owned(),

@@ -339,7 +339,7 @@ fn a_peer_without_its_data_is_talked_to_in_neither_direction() {
     one.await_joined(2);
     // It turns out that node 2 was another.
     let registered = DirectoryId([9; 16]);
-    one.carry_out(vec![Effect::KnownDirectories { directories: vec![(NodeId(2), registered)] }]);
+    one.carry_out(vec![Effect::KnownDirectories { directories: vec![(NodeId(2), Some(registered))] }]);
     let event = one.next();
     assert!(matches!(event, Event::PeerDisconnected { peer: NodeId(2), has_ended: false }), "{event:?}");
     assert!(is_closed(&mut outgoing) && is_closed(&mut incoming));
