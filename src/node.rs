@@ -206,6 +206,9 @@ pub fn start(plan: &NodePlan<'_>) -> Result<NodeHandle, Error> {
     };
     let ClusterIdentity { peers, first_voters, may_begin_cluster, .. } = plan.identity.clone();
     let is_clustered = !plan.raft_listen.is_empty();
+    let data_shards = u64::from(plan.layout.shards.shards());
+    let move_bytes_per_second_max =
+        plan.settings.number::<u64>("replica.move.bytes.per.second.max").div_ceil(data_shards);
     let replica_lag_ms_max = plan.settings.number("replica.lag.time.max.ms");
     let balance_interval_ms = plan.settings.number::<i64>("leader.imbalance.check.interval.seconds") * 1_000;
     let leader_balance_interval_ms =
@@ -221,6 +224,7 @@ pub fn start(plan: &NodePlan<'_>) -> Result<NodeHandle, Error> {
             first_voters: first_voters.clone(),
             may_begin_cluster,
             replica_lag_ms_max,
+            move_bytes_per_second_max,
             leader_balance_interval_ms,
             seed,
         };

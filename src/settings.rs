@@ -58,6 +58,8 @@ pub const SETTINGS: &[SettingDefinition] = &[
     integer("offsets.topic.replication.factor", "3", 1, i16::MAX as i64),
     integer("producer.id.expiration.ms", "86400000", 1, INT_MAX),
     integer("replica.lag.time.max.ms", "30000", 1, INT_MAX),
+    // Chronik's own: Kafka bounds moves only where an administrator throttles them.
+    integer("replica.move.bytes.per.second.max", "104857600", 1_048_576, 1 << 40),
     SettingDefinition {
         name: "replica.selector.class",
         default: "",

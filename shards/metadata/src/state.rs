@@ -409,7 +409,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
-    use types::{DirectoryId, PartitionIndex};
+    use types::{DirectoryId, PartitionIndex, ReplicaId};
 
     use super::*;
     use crate::testing::{any_command, apply, check_image, endpoint, state_after};
@@ -561,6 +561,103 @@ mod tests {
         let image = restored.image();
         assert_eq!(image.directories().collect::<Vec<_>>(), [(NodeId(1), Some(DirectoryId([7; 16])))]);
         assert_eq!(image.broker(NodeId(1)).expect("registered").incarnation, 3);
+    }
+
+    fn register_with(node: i32, incarnation: u64, directory: u8) -> Command {
+        let Command::RegisterBroker { node, rack, endpoints, incarnation, peer, .. } =
+            register(node, incarnation)
+        else {
+            panic!("it registers")
+        };
+        let directory_id = Some(DirectoryId([directory; 16]));
+        Command::RegisterBroker { node, rack, endpoints, incarnation, directory_id, peer }
+    }
+
+    fn cluster_of_three() -> MetadataState {
+        let voters = [1, 2, 3].map(NodeId).to_vec();
+        let mut commands = vec![Command::SetClusterId { cluster_id: "x".to_owned(), voters }];
+        commands.extend([1, 2, 3].map(|node| register_with(node, 1, node as u8)));
+        commands.push(create("a", 1, 2));
+        state_after(&commands)
+    }
+
+    #[test]
+    fn a_node_that_is_added_again_may_come_with_another_directory_and_gets_other_replicas() {
+        let mut state = cluster_of_three();
+        let replicas = |state: &mut MetadataState| {
+            let topic = state.image().topic("a").cloned().expect("a topic");
+            topic.partitions.iter().map(|partition| partition.replica_on(NodeId(2))).collect::<Vec<_>>()
+        };
+        let blank = register_with(2, 2, 9);
+        let refused = MetadataError::OtherDirectory { node: NodeId(2), registered: DirectoryId([2; 16]) };
+        assert_eq!(apply(&mut state, blank.clone()), Applied::Refused(refused));
+        let (node, peer) = (NodeId(2), endpoint("peer", 1));
+        assert_eq!(
+            apply(&mut state, Command::AddVoter { node, peer: peer.clone() }),
+            Applied::Refused(MetadataError::DuplicateVoter(node))
+        );
+        assert_eq!(apply(&mut state, Command::RemoveVoter { node }), Applied::VotersChanged);
+        assert_eq!(
+            apply(&mut state, blank.clone()),
+            Applied::Refused(MetadataError::NotMember(node)),
+            "not before it is added again"
+        );
+        assert_eq!(apply(&mut state, Command::AddVoter { node, peer }), Applied::VotersChanged);
+        assert_eq!(state.image().metadata_replicas()[1], ReplicaId { node, generation: 1 });
+        assert!(state.image().directories().any(|known| known == (node, None)));
+        assert_eq!(replicas(&mut state), [Some(ReplicaId::first(node)); 2]);
+        assert_eq!(apply(&mut state, blank), Applied::BrokerRegistered);
+        assert_eq!(replicas(&mut state), [Some(ReplicaId { node, generation: 1 }); 2]);
+        assert!(state.image().directories().any(|known| known == (node, Some(DirectoryId([9; 16])))));
+        let old = MetadataError::OtherDirectory { node, registered: DirectoryId([9; 16]) };
+        assert_eq!(
+            apply(&mut state, register_with(2, 3, 2)),
+            Applied::Refused(old),
+            "the lost one came back"
+        );
+
+        let mut restored = MetadataState::default();
+        restored.restore(&state.snapshot()).expect("a good snapshot");
+        assert_eq!(restored.image(), state.image());
+    }
+
+    #[test]
+    fn a_broker_leaves_once_it_holds_nothing() {
+        let mut state = cluster_of_three();
+        let node = NodeId(2);
+        assert_eq!(
+            apply(&mut state, Command::UnregisterBroker { node }),
+            Applied::Refused(MetadataError::BrokerHoldsReplicas { node, replicas: 2 })
+        );
+        let move_away =
+            |group| Reassignment { group: GroupId(group), replicas: Some(vec![NodeId(1), NodeId(3)]) };
+        let partitions = vec![move_away(1), move_away(2), move_away(77)];
+        assert_eq!(
+            apply(&mut state, Command::Reassign { partitions: partitions.clone() }),
+            Applied::Reassigned
+        );
+        assert_eq!(apply(&mut state, Command::Reassign { partitions }), Applied::Unchanged);
+        assert_eq!(state.image().load(node).replicas, 2, "until they are elsewhere");
+        let moves = vec![(GroupId(1), 1), (GroupId(2), 1)];
+        assert_eq!(
+            apply(&mut state, Command::CompleteMoves { moves: moves.clone() }),
+            Applied::MovesCompleted
+        );
+        assert_eq!(apply(&mut state, Command::CompleteMoves { moves }), Applied::Unchanged);
+        assert_eq!(apply(&mut state, Command::UnregisterBroker { node }), Applied::BrokerUnregistered);
+        assert_eq!(state.image().voter(node), None);
+        assert_eq!(
+            apply(&mut state, register_with(2, 4, 2)),
+            Applied::Refused(MetadataError::NotMember(node))
+        );
+    }
+
+    #[test]
+    fn the_last_voter_stays() {
+        let voters = vec![NodeId(1)];
+        let mut state = state_after(&[Command::SetClusterId { cluster_id: "x".to_owned(), voters }]);
+        let refused = Applied::Refused(MetadataError::LastVoter(NodeId(1)));
+        assert_eq!(apply(&mut state, Command::RemoveVoter { node: NodeId(1) }), refused);
     }
 
     #[test]

@@ -212,3 +212,143 @@ fn change(changes: impl Iterator<Item = (ConfChangeType, ReplicaId)>) -> ConfCha
     change.set_changes(changes.into());
     change
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replicas(text: &str) -> Vec<ReplicaId> {
+        let replica = |word: &str| {
+            let (node, generation) = word.split_once('.').unwrap_or((word, "0"));
+            let number = |text: &str| text.parse::<u32>().expect("a number");
+            ReplicaId { node: types::NodeId(number(node) as i32), generation: number(generation) }
+        };
+        text.split_whitespace().map(replica).collect()
+    }
+
+    /// What raft-rs makes of a change.
+    fn applied(membership: &Membership, change: &ConfChangeV2) -> Membership {
+        let mut next = membership.clone();
+        if change.changes.is_empty() {
+            next.outgoing.clear();
+            return next;
+        }
+        if change.changes.len() > 1 {
+            next.outgoing = next.voters.clone();
+        }
+        for single in &change.changes {
+            let replica = ReplicaId::from_raft_id(single.node_id).expect("a replica");
+            next.voters.retain(|other| *other != replica);
+            next.learners.retain(|other| *other != replica);
+            match single.get_change_type() {
+                ConfChangeType::AddNode => next.voters.push(replica),
+                ConfChangeType::AddLearnerNode => next.learners.push(replica),
+                ConfChangeType::RemoveNode => {}
+            }
+        }
+        next.voters.sort();
+        next.learners.sort();
+        next
+    }
+
+    fn text(membership: &Membership) -> String {
+        let list =
+            |replicas: &[ReplicaId]| replicas.iter().map(ReplicaId::to_string).collect::<Vec<_>>().join(" ");
+        let mut text = list(&membership.voters);
+        for (mark, replicas) in [(" from ", &membership.outgoing), (" taught ", &membership.learners)] {
+            if !replicas.is_empty() {
+                text += mark;
+                text += &list(replicas);
+            }
+        }
+        text
+    }
+
+    /// Goes the whole way, and hands over when asked to, from the first voter on.
+    fn check(from: &str, wanted: &str, expected: &[&str]) {
+        let mut membership = Membership::of_voters(replicas(from));
+        let (mut leader, wanted) = (membership.voters[0], replicas(wanted));
+        let mut way = Vec::new();
+        loop {
+            match plan_step(&membership, &wanted, leader, &membership.learners) {
+                Step::Done => break,
+                Step::Wait => panic!("everybody has caught up"),
+                Step::HandOver => {
+                    let heir = |voter: &&ReplicaId| wanted.contains(voter);
+                    leader = *membership.voters.iter().find(heir).expect("somebody stays");
+                    way.push(format!("{leader} leads"));
+                }
+                Step::Change(change) => {
+                    membership = applied(&membership, &change);
+                    way.push(text(&membership));
+                }
+            }
+        }
+        assert_eq!(way, expected, "{from} to {wanted:?}");
+        assert_eq!(membership, Membership::of_voters(wanted));
+    }
+
+    #[test]
+    fn every_way_leads_through_learners_and_joint_voters() {
+        check("1 2 3", "1 2 3", &[]);
+        check("1", "1 2.1", &["1.0 taught 2.1", "1.0 2.1"]);
+        check("1 2", "1", &["1.0"]);
+        check("1 2", "2", &["2.0 leads", "2.0"]);
+        check(
+            "1",
+            "1 2.1 3.1",
+            &["1.0 from 1.0 taught 2.1 3.1", "1.0 taught 2.1 3.1", "1.0 2.1 3.1 from 1.0", "1.0 2.1 3.1"],
+        );
+        check(
+            "1 2 3",
+            "4.1 5.1",
+            &[
+                "1.0 2.0 3.0 from 1.0 2.0 3.0 taught 4.1 5.1",
+                "1.0 2.0 3.0 taught 4.1 5.1",
+                "4.1 5.1 from 1.0 2.0 3.0",
+                "4.1 leads",
+                "4.1 5.1",
+            ],
+        );
+        check("1 2 3", "1 2 3.4", &["1.0 2.0 3.0 taught 3.4", "1.0 2.0 3.4 from 1.0 2.0 3.0", "1.0 2.0 3.4"]);
+    }
+
+    #[test]
+    fn a_newcomer_that_lags_is_waited_for_and_one_that_is_not_wanted_goes() {
+        let leader = ReplicaId::first(types::NodeId(1));
+        let membership =
+            Membership { learners: replicas("3.1 4.1"), ..Membership::of_voters(replicas("1 2")) };
+        let wanted = replicas("1 2 3.1");
+        let Step::Change(change) = plan_step(&membership, &wanted, leader, &replicas("3.1 4.1")) else {
+            panic!("4.1 is to go first")
+        };
+        let membership = applied(&membership, &change);
+        assert_eq!(text(&membership), "1.0 2.0 taught 3.1");
+        assert_eq!(plan_step(&membership, &wanted, leader, &[]), Step::Wait);
+    }
+
+    #[test]
+    fn a_change_that_was_begun_ends_before_another_begins() {
+        let leader = ReplicaId::first(types::NodeId(1));
+        let membership =
+            Membership { outgoing: replicas("1 2 3"), ..Membership::of_voters(replicas("1 4.1")) };
+        let step = plan_step(&membership, &replicas("1 2 3"), leader, &[]);
+        assert_eq!(step, Step::Change(ConfChangeV2::default()));
+    }
+
+    #[test]
+    fn checkpoints_are_read_as_written() {
+        let membership =
+            Membership { voters: replicas("1 4.1"), outgoing: replicas("1 2 3"), learners: replicas("5.2") };
+        let own = ReplicaId { node: types::NodeId(4), generation: 1 };
+        let state = join_checkpoint(own, &membership, b"machine");
+        assert_eq!(
+            read_checkpoint(state.clone()),
+            Ok((own, membership.clone(), Bytes::from_static(b"machine")))
+        );
+        assert_eq!(Membership::of_conf_state(&membership.conf_state()), membership);
+        for cut in 0..state.len() - b"machine".len() {
+            assert!(read_checkpoint(state.slice(..cut)).is_err(), "cut at {cut}");
+        }
+    }
+}

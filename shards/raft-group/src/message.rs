@@ -147,6 +147,7 @@ fn own_if_small(bytes: Bytes) -> Bytes {
 mod tests {
     use bytes::BytesMut;
     use proptest::prelude::*;
+    use types::ReplicaId;
 
     use super::*;
 
@@ -201,6 +202,9 @@ mod tests {
                 message.mut_snapshot().mut_metadata().index = snapshot.0;
                 message.mut_snapshot().mut_metadata().term = snapshot.1;
                 message.mut_snapshot().data = snapshot.2;
+                let voters = (1..=index % 4).map(|id| ReplicaId::from_raft_id(id).expect("an id"));
+                let membership = Membership::of_voters(voters.collect());
+                message.mut_snapshot().mut_metadata().set_conf_state(membership.conf_state());
             }
             message
         }

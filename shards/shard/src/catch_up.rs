@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use log::wal::Record;
 use partition::Position;
-use raft_group::{InstalledSnapshot, Message};
+use raft_group::{Group, InstalledSnapshot, Message};
 use types::limits::{PULL_BYTES, PULLS_PER_SHARD_MAX, SEGMENT_WRITE_BYTES_MAX};
 use types::{GroupId, NodeId, Now, Offset};
 
@@ -104,11 +104,30 @@ impl Shard {
             self.disk.want_flush(group);
             return;
         }
+        if is_newcomer(raft) {
+            let ready_us = self.move_rate.ready_us(now);
+            if ready_us > now.mono_us {
+                self.paced_pulls.insert(group, ready_us);
+                return;
+            }
+        }
         catch_up.asked = Some(next);
         self.pulling.insert(group);
         let bytes = u32::try_from(PULL_BYTES).expect("it is a few MiB");
         let pull = PeerMessage::Pull { group, offset: next, bytes };
         self.peers.send(catch_up.leader, &pull, &mut self.effects);
+    }
+
+    /// Replicas that are new here and waited, so as not to move more bytes per second than they may, go on.
+    pub(crate) fn on_pulls_deadline(&mut self, now: Now) {
+        let ready: Vec<GroupId> = self
+            .paced_pulls
+            .extract_if(.., |_, ready_us| *ready_us <= now.mono_us)
+            .map(|(group, _)| group)
+            .collect();
+        for group in ready {
+            self.catch_up(now, group);
+        }
     }
 
     /// A replica pulls no longer: the next one may.
@@ -165,7 +184,7 @@ impl Shard {
         offset: Offset,
         batches: &[Bytes],
     ) {
-        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         let is_asked = host
             .catch_up
             .as_ref()
@@ -177,6 +196,9 @@ impl Shard {
             // The leader has them no more and will make another offer.
             host.catch_up = None;
             return self.end_pull(now, group);
+        }
+        if is_newcomer(raft) {
+            self.move_rate.take(batches.iter().map(Bytes::len).sum());
         }
         for data in batches {
             self.raft_metrics.pulled_bytes.increment(data.len() as u64);
@@ -214,4 +236,9 @@ impl Shard {
         assert!(raft.checkpointed() == (index, term), "a snapshot is a checkpoint");
         Some([Record::Truncated { group, from: truncated_from }, raft.checkpoint_record(&state)])
     }
+}
+
+/// Whether a replica is to be filled before it votes.
+fn is_newcomer(raft: &Group) -> bool {
+    !raft.voters().contains(&raft.own())
 }

@@ -17,6 +17,7 @@ mod partition_host;
 mod peer_message;
 mod peers;
 mod raft_metrics;
+mod rate;
 mod reads;
 mod requests;
 mod shard;

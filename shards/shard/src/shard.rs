@@ -18,6 +18,7 @@ use crate::metadata_host::{MetadataHost, Registration, logged_directories};
 use crate::partition_host::{Answer, Asker, PartitionHost};
 use crate::peers::Peers;
 use crate::raft_metrics::RaftMetrics;
+use crate::rate::Rate;
 use crate::wal::{Unit, Wal};
 
 /// What a shard is told at its start.
@@ -45,6 +46,9 @@ pub struct ShardConfig {
     /// Milliseconds between two looks at whether partitions are led by their first replicas
     /// [`leader.imbalance.check.interval.seconds`]; `None` where nobody looks [`auto.leader.rebalance.enable`].
     pub leader_balance_interval_ms: Option<i64>,
+    /// Bytes per second that replicas which are new on this shard may pull [`replica.move.bytes.per.second.max`, a share
+    /// of it].
+    pub move_bytes_per_second_max: u64,
     /// The source of all ids and time-outs; differs at each start of the process.
     pub seed: u64,
 }
@@ -110,6 +114,10 @@ pub struct Shard {
     pub(crate) is_changing_voters: bool,
     /// Replicas that pull what they lack.
     pub(crate) pulling: BTreeSet<GroupId>,
+    /// What replicas that are new here may pull.
+    pub(crate) move_rate: Rate,
+    /// Those that wait for it, and until when on the monotonic clock in microseconds.
+    pub(crate) paced_pulls: BTreeMap<GroupId, u64>,
     pub(crate) wal: Wal,
     pub(crate) disk: DiskWork,
     pub(crate) dirty: BTreeSet<GroupId>,
@@ -144,6 +152,8 @@ impl Shard {
             is_changing_voters: false,
             raft_metrics: RaftMetrics::new(config.shard),
             pulling: BTreeSet::new(),
+            move_rate: Rate::new(now, config.move_bytes_per_second_max),
+            paced_pulls: BTreeMap::new(),
             wal,
             disk: DiskWork::new(now, config.broker.retention_check_interval_ms),
             dirty: BTreeSet::new(),
@@ -230,6 +240,7 @@ impl Shard {
             self.disk.next_deadline_us(),
             self.peers.next_deadline_us(!self.moving.is_empty() || self.is_changing_voters),
             self.handover.map(|handover| handover.next_deadline_us()),
+            self.paced_pulls.values().min().copied(),
             metadata,
         ];
         coordinators.chain(own.into_iter().flatten()).min()
@@ -273,6 +284,7 @@ impl Shard {
         self.wal.on_deadline(now, &mut self.effects);
         self.on_disk_deadline(now);
         self.on_peers_deadline(now);
+        self.on_pulls_deadline(now);
         for group in self.coordinators.clone() {
             self.on_coordinator_timer(now, group);
         }
@@ -570,6 +582,7 @@ impl Shard {
         self.dirty.remove(&group);
         self.peers.forget_group(group);
         self.pulling.remove(&group);
+        self.paced_pulls.remove(&group);
         if let Some(mut hosted) = self.hosted.remove(&group)
             && let Some((_, host)) = hosted.partition()
         {

@@ -187,6 +187,7 @@ impl Start<'_> {
             peers: nodes.clone().filter(|other| *other != node).map(address).collect(),
             first_voters: nodes.collect(),
             is_clustered: true,
+            move_bytes_per_second_max: 64 * 1024 * 1024,
             may_begin_cluster: options.may_all_begin || node == node_id(0) || self.has_joined,
             replica_lag_ms_max: options.replica_lag_ms_max,
             leader_balance_interval_ms: options.leader_balance_interval_ms,
