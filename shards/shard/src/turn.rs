@@ -106,10 +106,10 @@ impl Shard {
     }
 
     fn apply_to_partition(&mut self, now: Now, group: GroupId, entry: Entry) {
-        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         let data = entry.data.clone();
         let mut written = Vec::new();
-        let applied = match host.apply(now, entry, &mut self.answers, &mut written) {
+        let applied = match host.apply(now, entry, raft.persisted(), &mut self.answers, &mut written) {
             Ok(applied) => applied,
             Err(why) => return self.fatal(FatalReason::Damaged(format!("group {group}: {why}"))),
         };
