@@ -449,7 +449,6 @@ impl Shard {
                 return self.fatal(FatalReason::Damaged(why));
             }
         };
-        let is_new = recovered.is_none();
         let replicas = topic.partitions[index as usize].replicas.clone();
         let raft = self.new_group(group, replicas, recovered);
         let mut host = PartitionHost::new(
@@ -462,9 +461,6 @@ impl Shard {
         let machine = Machine::Partition(Box::new(host));
         self.hosted.insert(group, Hosted { raft, machine, awaits_leader: false });
         self.watch_ticks(now, group);
-        if is_new {
-            self.create_folder(group);
-        }
         self.remove_segments(group, retired);
         self.deliver_early(now, group);
     }
