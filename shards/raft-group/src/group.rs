@@ -541,6 +541,12 @@ impl Group {
         self.node.store().entry(index.0).map(|entry| (Term(entry.term), &entry.data))
     }
 
+    /// Bytes of the entries behind `index`, as far as they are in memory.
+    pub fn bytes_behind(&self, index: LogIndex) -> usize {
+        let behind = (index.next().0..=self.last_index().0).rev().map_while(|at| self.node.store().entry(at));
+        behind.map(|entry| entry.data.len()).sum()
+    }
+
     /// The last entry of the log, committed or not.
     pub fn last_index(&self) -> LogIndex {
         LogIndex(self.node.raft.raft_log.last_index())

@@ -125,11 +125,6 @@ impl PartitionHost {
         }
     }
 
-    /// Whether another node leads.
-    pub(crate) fn follows(&self, own: NodeId) -> bool {
-        self.role.leader.is_some_and(|leader| leader != own)
-    }
-
     /// The error of a node that does not lead, with who does.
     pub(crate) fn not_leader(&self) -> PartitionError {
         PartitionError {
@@ -245,6 +240,13 @@ impl PartitionHost {
         let has_changed = in_sync != self.in_sync;
         self.in_sync = in_sync;
         has_changed
+    }
+
+    /// For how long the slowest follower that is alive has lacked something, in microseconds; of a partition that this node leads.
+    pub(crate) fn lag_us(&self, now: Now, raft: &Group) -> u64 {
+        let lacks = raft.followers().filter(|follower| follower.matched < raft.last_index());
+        let since = lacks.filter_map(|follower| self.caught_up_us.get(&follower.node)).min();
+        since.map_or(0, |since_us| now.mono_us.saturating_sub(*since_us))
     }
 
     /// What this replica knows of the group's leader, for everybody.

@@ -12,6 +12,7 @@ use types::hash::mix64;
 use types::{GroupId, NodeId, Now, ShardId};
 
 use crate::disk::DiskWork;
+use crate::elected::ElectedWaits;
 use crate::event::{Effect, Event, FatalReason, LeaderChange, PeerAddress, ShardMessage};
 use crate::leadership::Handover;
 use crate::metadata_host::{MetadataHost, Registration, logged_directories};
@@ -50,6 +51,12 @@ pub struct ShardConfig {
 pub(crate) struct Hosted {
     pub raft: Group,
     pub machine: Machine,
+    /// Bytes of entries that came from the leader since the group was last driven.
+    pub undriven_bytes: usize,
+    /// Since when the group has no leader, and since when this node hands its leadership over, on the monotonic clock in
+    /// microseconds.
+    pub leaderless_since_us: Option<u64>,
+    pub handing_over_since_us: Option<u64>,
     /// The leader's node has connected anew: until its word comes, it may have ceased to lead.
     pub awaits_leader: bool,
 }
@@ -61,6 +68,17 @@ pub(crate) enum Machine {
 }
 
 impl Hosted {
+    fn new(raft: Group, machine: Machine) -> Hosted {
+        Hosted {
+            raft,
+            machine,
+            undriven_bytes: 0,
+            leaderless_since_us: None,
+            handing_over_since_us: None,
+            awaits_leader: false,
+        }
+    }
+
     pub(crate) fn partition(&mut self) -> Option<(&mut Group, &mut PartitionHost)> {
         match &mut self.machine {
             Machine::Partition(host) => Some((&mut self.raft, host)),
@@ -109,6 +127,8 @@ pub struct Shard {
     /// Batches that wait for room in the WAL.
     pub(crate) stalled: VecDeque<(Asker, ProduceOp)>,
     pub(crate) stalled_bytes: usize,
+    /// Requests to leaders that do not serve yet.
+    pub(crate) elected_waits: ElectedWaits,
     pub(crate) answers: Vec<Answer>,
     pub(crate) effects: Vec<Effect>,
     /// Set while the process ends and hands over what it leads.
@@ -138,6 +158,7 @@ impl Shard {
             fetch_waits: BTreeMap::new(),
             stalled: VecDeque::new(),
             stalled_bytes: 0,
+            elected_waits: ElectedWaits::default(),
             answers: Vec::new(),
             effects: Vec::new(),
             handover: None,
@@ -216,6 +237,7 @@ impl Shard {
             self.wal.next_deadline_us(),
             self.disk.next_deadline_us(),
             self.peers.next_deadline_us(),
+            self.elected_waits.next_deadline_us(),
             self.handover.map(|handover| handover.next_deadline_us()),
             metadata,
         ];
@@ -252,6 +274,7 @@ impl Shard {
             self.resign_coordinator(group);
         }
         self.refuse_stalled();
+        self.end_all_elected_waits(now);
         self.broker.on_shutdown(now);
     }
 
@@ -259,6 +282,7 @@ impl Shard {
         self.broker.on_deadline(now);
         self.wal.on_deadline(now, &mut self.effects);
         self.on_disk_deadline(now);
+        self.on_elected_deadline(now);
         self.on_peers_deadline(now);
         for group in self.coordinators.clone() {
             self.on_coordinator_timer(now, group);
@@ -320,8 +344,15 @@ impl Shard {
         }
     }
 
-    /// Carries out an operation on a group of this shard.
+    /// An operation on a group of this shard.
     fn on_op(&mut self, now: Now, asker: Asker, op: Op) {
+        if let Some(op) = self.wait_to_serve(now, asker, op) {
+            self.do_op(now, asker, op);
+        }
+    }
+
+    /// Carries out an operation, or says why that cannot be.
+    pub(crate) fn do_op(&mut self, now: Now, asker: Asker, op: Op) {
         match op {
             Op::Produce(op) => self.on_produce(now, asker, op),
             Op::Fetch(op) => self.on_fetch(asker, &op),
@@ -354,7 +385,7 @@ impl Shard {
             }
             Op::Metadata(MetadataOp::HandOver { group, from, to, deadline_us }) => {
                 self.await_hand_over(group, to, (asker, deadline_us));
-                self.ask_hand_over(from, group, to);
+                self.ask_hand_over(now, from, group, to);
             }
         }
     }
@@ -376,7 +407,7 @@ impl Shard {
         }
         let raft = self.new_group(GroupId::METADATA, self.config.metadata_voters.clone(), recovered);
         let machine = Machine::Metadata(Box::new(host));
-        self.hosted.insert(GroupId::METADATA, Hosted { raft, machine, awaits_leader: false });
+        self.hosted.insert(GroupId::METADATA, Hosted::new(raft, machine));
         self.watch_ticks(now, GroupId::METADATA);
     }
 
@@ -414,7 +445,7 @@ impl Shard {
             .filter(|group| image.partition_of_group(*group).is_none())
             .collect();
         for group in gone {
-            self.remove_partition(group);
+            self.remove_partition(now, group);
         }
         // A group without a trace in the WAL may be new here, or deleted by a change that an image from before the last
         // start lacks. Made anew, it would vote again in terms in which it has voted.
@@ -459,7 +490,7 @@ impl Shard {
         );
         let retired = host.partition.take_retired_segments();
         let machine = Machine::Partition(Box::new(host));
-        self.hosted.insert(group, Hosted { raft, machine, awaits_leader: false });
+        self.hosted.insert(group, Hosted::new(raft, machine));
         self.watch_ticks(now, group);
         self.remove_segments(group, retired);
         self.deliver_early(now, group);
@@ -471,7 +502,7 @@ impl Shard {
     }
 
     /// The topic of a partition is deleted: whoever waits hears of it, and its data goes.
-    fn remove_partition(&mut self, group: GroupId) {
+    fn remove_partition(&mut self, now: Now, group: GroupId) {
         self.recovered.remove(&group);
         self.dirty.remove(&group);
         self.peers.forget_group(group);
@@ -482,6 +513,7 @@ impl Shard {
             self.wal.on_driven(host.undriven_bytes);
             self.abandon(group, host);
         }
+        self.end_elected_waits(now, group);
         self.forget_disk_work(group);
         // The WAL forgets the group only after its folder is gone: a crash in between makes the next start remove it.
         self.submit_removal(group);

@@ -58,6 +58,9 @@ impl Shard {
     /// Empties one group of its work.
     pub(crate) fn drive(&mut self, now: Now, group: GroupId) {
         let mut committed = Vec::new();
+        if let Some(hosted) = self.hosted.get_mut(&group) {
+            hosted.undriven_bytes = 0;
+        }
         while let Some(hosted) = self.hosted.get_mut(&group).filter(|hosted| hosted.raft.has_work()) {
             let mut work = hosted.raft.take_work();
             committed.extend(work.committed);
@@ -84,6 +87,7 @@ impl Shard {
             self.apply(now, group, entry);
         }
         self.offer_snapshot(group);
+        self.watch_durations(now, group);
         self.watch_role(now, group);
         self.watch_ticks(now, group);
     }
@@ -143,6 +147,9 @@ impl Shard {
                 self.on_records_written(now, group, written);
                 self.begin_leading(now, group);
                 self.watch_coordinator(now, group, role);
+                if role.serving || role.leader != Some(self.node) {
+                    self.end_elected_waits(now, group);
+                }
             }
         }
     }
