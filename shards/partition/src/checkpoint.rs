@@ -21,8 +21,9 @@ pub enum CheckpointError {
     Inconsistent(&'static str),
 }
 
-/// The durable state of a partition. `log_start ≤ end`, and the segments, if there are any, end at or before `flushed_end`.
-/// That is before `end`, but for a replica that had pulled more than the snapshot that it took over.
+/// The durable state of a partition. The segments, if there are any, end at or before `flushed_end`. That is before `end`, but for
+/// a replica that had pulled more than the snapshot that it took over; the log may then start behind `end` too, where what was
+/// pulled came from a leader that had applied more. So `log_start ≤ max(end, flushed_end)`.
 #[derive(Debug, Default)]
 pub(crate) struct Durable {
     pub log_start: Offset,
@@ -143,11 +144,11 @@ pub(crate) fn decode(state: &[u8]) -> Result<Durable, CheckpointError> {
     if !starts.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1) {
         return Err(CheckpointError::Inconsistent("leader epochs do not grow"));
     }
-    if !(0..=message.end).contains(&message.log_start) {
+    if !(0..=message.end.max(message.flushed_end)).contains(&message.log_start) {
         return Err(CheckpointError::Inconsistent("the log starts behind its end"));
     }
-    if message.flushed_end < 0 {
-        return Err(CheckpointError::Inconsistent("segments end before the first offset"));
+    if message.flushed_end < 0 || message.end < 0 {
+        return Err(CheckpointError::Inconsistent("the log ends before the first offset"));
     }
     Ok(Durable {
         log_start: Offset(message.log_start),

@@ -96,6 +96,8 @@ pub struct FlushPlan {
     pub offsets: (u64, Bytes),
     /// Entries for the time index, and where they start in its file.
     pub times: (u64, Bytes),
+    /// Whether batches are left over that belong to the next segment.
+    pub rolls: bool,
     batches: Vec<NextBatch>,
     begins_segment: bool,
 }
@@ -370,9 +372,10 @@ impl Partition {
         });
         let position = segments.active().expect("it was there or was just made").bytes;
         let (mut data, mut batches, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut rolls = false;
         for batch in self.tail.unflushed() {
             let next = next_batch(batch);
-            let rolls = !batches.is_empty() && segments.plan_roll(roll, index, &next, now_ms).is_some();
+            rolls = !batches.is_empty() && segments.plan_roll(roll, index, &next, now_ms).is_some();
             if rolls || (bytes > 0 && bytes + batch.bytes.len() > max_bytes) {
                 break;
             }
@@ -392,6 +395,7 @@ impl Partition {
             data,
             offsets: (mark.offset_index_bytes as u64, Bytes::copy_from_slice(offsets)),
             times: (mark.time_index_bytes as u64, Bytes::copy_from_slice(times)),
+            rolls,
             batches,
             begins_segment: begins,
         }
@@ -411,6 +415,7 @@ impl Partition {
             data: Vec::new(),
             offsets: (mark.offset_index_bytes as u64, Bytes::copy_from_slice(offsets)),
             times: (mark.time_index_bytes as u64, Bytes::copy_from_slice(times)),
+            rolls: true,
             batches: Vec::new(),
             begins_segment: false,
         }
@@ -551,7 +556,8 @@ impl Partition {
         Ok(())
     }
 
-    /// Appends committed batches that the leader sent. Those that are there already are passed over.
+    /// Appends committed batches that the leader sent. Those that are there already are passed over. An empty log takes one that
+    /// its start lies within.
     ///
     /// # Errors
     ///
@@ -561,6 +567,9 @@ impl Partition {
             let (header, range) = batch.map_err(|error| error.to_string())?;
             if header.last_offset() < self.high_watermark {
                 continue;
+            }
+            if self.is_blank() && header.base_offset < self.high_watermark {
+                self.begin_before_start(header.base_offset);
             }
             if header.base_offset != self.high_watermark {
                 let (base, expected) = (header.base_offset, self.high_watermark);
@@ -572,6 +581,21 @@ impl Partition {
             self.apply_batch(self.applied.next(), batch, now_ms);
         }
         Ok(())
+    }
+
+    /// Whether there are no batches at all, nor segments: as after [`Partition::reset_to`], also one before a restart.
+    fn is_blank(&self) -> bool {
+        self.high_watermark == self.log_start
+            && self.segments.active().is_none()
+            && self.tail.start().is_none()
+    }
+
+    /// The log start lies within a batch, which comes whole.
+    fn begin_before_start(&mut self, base: Offset) {
+        self.high_watermark = base;
+        self.next_offset = base;
+        self.remembered_end = base;
+        self.flushed_end = base;
     }
 
     /// Whether a write to the segments is under way.

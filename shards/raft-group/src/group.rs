@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use log::wal::{Record, RecoveredGroup};
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
-use raft::{Config, Error, INVALID_ID, ProgressState, RawNode, SnapshotStatus, StateRole, Storage};
+use raft::{
+    Config, Error, GetEntriesContext, INVALID_ID, ProgressState, RawNode, SnapshotStatus, StateRole, Storage,
+};
 use types::hash::mix64;
 use types::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 
@@ -118,8 +120,11 @@ struct Unpersisted {
 ///
 /// Lifecycle: [restored](Group::restore), or [made](Group::create) for a new replica, driven by `propose`/`step`/`tick`, emptied
 /// with `take_work` while `has_work`, told of durability with `on_persisted`, dropped when the replica is removed.
-/// `compacted ≤ checkpointed ≤ applied ≤ committed ≤ last`, and `applied ≤ persisted`: entries between `compacted` and
+/// `compacted ≤ checkpointed ≤ applied ≤ delivered ≤ committed ≤ last`: entries between `compacted` and
 /// `checkpointed` are durable outside the WAL and stay in memory for followers that lag.
+/// `compacted ≤ persisted`. A leader applies what any majority has made durable, before its own write if need be, so that
+/// `persisted ≤ applied` is as good as the reverse. raft-rs hands out and counts as applied only what is persisted here,
+/// so it is told `min(applied, persisted)` and the group keeps count itself.
 pub struct Group {
     group: GroupId,
     own: ReplicaId,
@@ -130,6 +135,8 @@ pub struct Group {
     node: RawNode<LogView>,
     unpersisted: VecDeque<Unpersisted>,
     checkpointed: (LogIndex, Term),
+    /// The last entry that [`Group::take_work`] gave to be applied.
+    delivered: LogIndex,
     applied: LogIndex,
     applied_term: Term,
 }
@@ -200,6 +207,7 @@ impl Group {
             node,
             unpersisted: VecDeque::new(),
             checkpointed: (index, term),
+            delivered: index,
             applied: index,
             applied_term: term,
         };
@@ -224,6 +232,9 @@ impl Group {
         if asks_for_votes && self.is_leader() {
             self.node.ping();
         }
+        if message.msg_type == MessageType::MsgTimeoutNow && self.is_installing() {
+            return;
+        }
         match self.node.step(message) {
             Ok(()) | Err(Error::StepPeerNotFound | Error::ProposalDropped) => {}
             Err(error) => unreachable!("raft-rs takes every message between nodes, but: {error}"),
@@ -232,8 +243,17 @@ impl Group {
 
     /// A tick has passed. Only groups without a leader, or with something to repair, need ticks.
     pub fn tick(&mut self) {
+        if self.is_installing() {
+            return;
+        }
         self.reset_election_timeout();
         self.node.tick();
+    }
+
+    /// A snapshot is taken over and not durable yet. raft-rs cannot campaign meanwhile: it would look for entries between
+    /// the last applied one and the snapshot, and there are none.
+    fn is_installing(&self) -> bool {
+        self.unpersisted.iter().any(|waiting| waiting.snapshot.is_some())
     }
 
     /// The leader is not to be reached: the next ticks bring an election, and others' requests for votes are heard.
@@ -422,7 +442,7 @@ impl Group {
     /// Starts an election at once: the first replica of a new partition does, and the only voter of a group.
     pub fn campaign(&mut self) {
         // raft-rs refuses only a node that may not vote, which then waits to be told otherwise.
-        if self.node.raft.promotable() {
+        if self.node.raft.promotable() && !self.is_installing() {
             self.node.campaign().expect("a promotable node may campaign");
         }
         self.reset_election_timeout();
@@ -439,7 +459,10 @@ impl Group {
         Role {
             term: Term(raft.term),
             leader: node_of(raft.leader_id),
-            serving: raft.state == StateRole::Leader && self.applied_term.0 == raft.term,
+            // No leader made what a group begins behind, though it has a term.
+            serving: raft.state == StateRole::Leader
+                && self.applied_term.0 == raft.term
+                && self.applied > FIRST_CHECKPOINT.0,
         }
     }
 
@@ -470,7 +493,16 @@ impl Group {
 
     /// Whether [`Group::take_work`] has something to give.
     pub fn has_work(&self) -> bool {
-        self.node.has_ready()
+        self.node.has_ready() || self.delivered < self.deliverable()
+    }
+
+    /// The last entry that may be applied. What a leader knows to be committed is durable on a majority, whether or not this
+    /// node is of it; a node that does not lead applies what it could lead with, which is what is durable here.
+    fn deliverable(&self) -> LogIndex {
+        match self.is_leader() {
+            true => self.committed(),
+            false => self.committed().min(self.persisted()),
+        }
     }
 
     /// Takes what has come up. Must be called only while [`Group::has_work`].
@@ -484,7 +516,6 @@ impl Group {
             number: ready.number(),
             must_sync: ready.must_sync(),
             messages: ready.take_messages(),
-            committed: ready.take_committed_entries(),
             ..Work::default()
         };
         if !ready.snapshot().is_empty() {
@@ -503,9 +534,22 @@ impl Group {
             snapshot: work.snapshot.as_ref().map(|snapshot| snapshot.index),
         });
         self.node.advance_append_async(ready);
+        work.committed = self.deliver();
         self.reset_election_timeout();
         self.release_unsynced(&mut work.messages);
         work
+    }
+
+    /// The entries that may be applied and were not given out yet, all of them readable by now.
+    fn deliver(&mut self) -> Vec<Entry> {
+        let (from, to) = (self.delivered, self.deliverable());
+        if from >= to {
+            return Vec::new();
+        }
+        self.delivered = to;
+        let context = GetEntriesContext::empty(false);
+        let entries = self.node.store().entries(from.next().0, to.next().0, None, context);
+        entries.expect("what is not applied is not compacted")
     }
 
     fn install(&mut self, snapshot: &raft::eraftpb::Snapshot) -> InstalledSnapshot {
@@ -516,6 +560,7 @@ impl Group {
         self.memberships.clear();
         self.set_membership(index, membership);
         self.checkpointed = (index, term);
+        self.delivered = index;
         self.applied = index;
         self.applied_term = term;
         InstalledSnapshot { index, term, truncated_from, state: snapshot.data.clone() }
@@ -542,8 +587,14 @@ impl Group {
         let mut released = self.unpersisted.pop_front().expect("the caller has seen it");
         messages.append(&mut released.messages);
         self.node.on_persist_ready(released.number);
-        if let Some(index) = released.snapshot {
-            self.node.advance_apply_to(index.0);
+        self.advance_applied();
+    }
+
+    /// Tells raft-rs what is applied, as far as it may know.
+    fn advance_applied(&mut self) {
+        let applied = self.applied.min(self.persisted());
+        if applied.0 > self.node.raft.raft_log.applied {
+            self.node.advance_apply_to(applied.0);
         }
     }
 
@@ -552,7 +603,7 @@ impl Group {
         assert!(index > self.applied, "each entry is applied once, in order");
         self.applied = index;
         self.applied_term = term;
-        self.node.advance_apply_to(index.0);
+        self.advance_applied();
     }
 
     /// Entries up to `index` are durable outside the WAL. They stay in memory for other replicas until they are
@@ -570,9 +621,11 @@ impl Group {
         }
     }
 
-    /// Drops entries up to `index` from memory, as far as they are checkpointed.
+    /// Drops entries up to `index` from memory, as far as they are checkpointed, and durable in the WAL: raft-rs asks for
+    /// the terms of those that are not.
     pub fn compact(&mut self, index: LogIndex) {
-        self.node.mut_store().compact(index.min(self.checkpointed.0).0);
+        let index = index.min(self.checkpointed.0).min(self.persisted());
+        self.node.mut_store().compact(index.0);
     }
 
     /// The checkpoint as a WAL record, with the state of the machine as of [`Group::checkpointed`].
@@ -621,6 +674,11 @@ impl Group {
         LogIndex(self.node.raft.raft_log.committed)
     }
 
+    /// The last entry that is durable in this node's WAL.
+    pub fn persisted(&self) -> LogIndex {
+        LogIndex(self.node.raft.raft_log.persisted)
+    }
+
     /// An entry that is still in memory: its term and its payload.
     pub fn entry(&self, index: LogIndex) -> Option<(Term, &Bytes)> {
         self.node.store().entry(index.0).map(|entry| (Term(entry.term), &entry.data))
@@ -629,6 +687,12 @@ impl Group {
     /// Whether nothing ever happened in the group, as far as this replica knows.
     pub fn is_new(&self) -> bool {
         self.last_index() <= FIRST_CHECKPOINT.0
+    }
+
+    /// Bytes of the entries behind `index`, as far as they are in memory.
+    pub fn bytes_behind(&self, index: LogIndex) -> usize {
+        let behind = (index.next().0..=self.last_index().0).rev().map_while(|at| self.node.store().entry(at));
+        behind.map(|entry| entry.data.len()).sum()
     }
 
     /// The last entry of the log, committed or not.

@@ -21,6 +21,8 @@ use crate::shard::{Hosted, Machine, Shard};
 #[derive(Debug)]
 pub(crate) struct CatchUp {
     leader: NodeId,
+    /// When the first offer came, on the monotonic clock in microseconds.
+    since_us: u64,
     /// The snapshot, as it goes to Raft in the end.
     message: Message,
     /// Where the leader's log starts and ends as of the snapshot.
@@ -56,7 +58,8 @@ impl Shard {
         }
         match partition::snapshot_range(&message.get_snapshot().data) {
             Ok((log_start, end)) => {
-                host.catch_up = Some(CatchUp { leader, message, log_start, end, asked: None });
+                let since_us = host.catch_up.as_ref().map_or(now.mono_us, |catch_up| catch_up.since_us);
+                host.catch_up = Some(CatchUp { leader, since_us, message, log_start, end, asked: None });
                 self.catch_up(now, group);
             }
             Err(error) => {
@@ -91,8 +94,10 @@ impl Shard {
             if host.partition.is_flushing() {
                 return;
             }
-            let CatchUp { message, .. } = host.catch_up.take().expect("it was just seen");
+            let CatchUp { message, since_us, .. } = host.catch_up.take().expect("it was just seen");
             raft.step(message);
+            let seconds = now.mono_us.saturating_sub(since_us) as f64 / 1e6;
+            self.raft_metrics.snapshot_seconds.record(seconds);
             self.dirty.insert(group);
             return self.end_pull(now, group);
         }

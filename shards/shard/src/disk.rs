@@ -308,11 +308,14 @@ impl Shard {
     fn on_segment_flushed(&mut self, now: Now, group: GroupId) {
         self.disk.flushes_under_way -= 1;
         let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
-        let was_seal = host.partition.flush_to_retry().is_some_and(|plan| plan.data.is_empty());
+        let (was_seal, rolls) =
+            host.partition.flush_to_retry().map_or((false, false), |plan| (plan.data.is_empty(), plan.rolls));
         let bytes = host.partition.on_flushed(now.wall_ms);
-        if was_seal {
-            // The batch that did not fit the complete segment goes to the next one at once.
+        if was_seal || rolls {
+            // The batches that did not fit the complete segment go to the next one at once.
             self.disk.flush_wanted.insert(group);
+        }
+        if was_seal {
             return self.remove_old_segments(group);
         }
         self.disk.cached.push_back((group, bytes));
@@ -324,7 +327,8 @@ impl Shard {
         self.catch_up(now, group);
     }
 
-    /// Makes the group's folder, without which nothing is written to segments. What was written to it before a crash, and
+    /// Makes the group's folder, without which nothing is written to segments, for the first write: by then the WAL knows of the
+    /// group, so that a crash leaves no folder of a group that nobody remembers. What was written to it before a crash, and
     /// is in no checkpoint, goes: where the next segments begin may have changed since.
     pub(crate) fn create_folder(&mut self, group: GroupId) {
         let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
@@ -342,10 +346,8 @@ impl Shard {
     fn on_folder_created(&mut self, now: Now, group: GroupId) {
         let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         host.folder = Folder::There;
-        if host.partition.unflushed_bytes() > 0 && !host.is_lingering {
-            // Its flush was due before the folder was there.
-            self.disk.flush_wanted.insert(group);
-        }
+        // It is made for a flush.
+        self.disk.flush_wanted.insert(group);
         self.start_flushes(now);
     }
 

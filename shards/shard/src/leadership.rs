@@ -5,7 +5,7 @@ use types::{GroupId, LogIndex, NodeId, Now};
 
 use crate::event::{Effect, ShardMessage};
 use crate::peer_message::PeerMessage;
-use crate::shard::{Machine, Shard};
+use crate::shard::{Hosted, Machine, Shard};
 
 /// How long a node that ends may take to hand over what it leads.
 const HANDOVER_MS_MAX: i64 = 5_000;
@@ -19,6 +19,7 @@ const SETTLED_MS: i64 = 5_000;
 /// The handing over of all that a node that ends leads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handover {
+    begun_us: u64,
     ends_us: u64,
     retry_us: u64,
 }
@@ -29,10 +30,22 @@ impl Handover {
     }
 }
 
+impl Hosted {
+    /// Hands the group over to the voter of a node, if there is one.
+    fn hand_over(&mut self, now: Now, to: NodeId) -> bool {
+        let begins = self.raft.transfer_leadership(to);
+        if begins {
+            self.handing_over_since_us.get_or_insert(now.mono_us);
+        }
+        begins
+    }
+}
+
 impl Shard {
     /// The process is to end: first others are to lead what this node leads.
     pub(crate) fn begin_handover(&mut self, now: Now) {
-        self.handover = Some(Handover { ends_us: now.after_ms(HANDOVER_MS_MAX), retry_us: now.mono_us });
+        let ends_us = now.after_ms(HANDOVER_MS_MAX);
+        self.handover = Some(Handover { begun_us: now.mono_us, ends_us, retry_us: now.mono_us });
         self.continue_handover(now);
     }
 
@@ -44,19 +57,21 @@ impl Shard {
             handover.retry_us = now.after_ms(HANDOVER_RETRY_MS);
         }
         let is_over = handover.ends_us <= now.mono_us;
+        let passed_us = now.mono_us - handover.begun_us;
         let peers = &self.peers;
         let mut led = 0;
         for (group, hosted) in &mut self.hosted {
             let Some(to) = heir(&hosted.raft, |node| peers.is_alive(node)) else { continue };
             led += 1;
             if is_due {
-                hosted.raft.transfer_leadership(to);
+                hosted.hand_over(now, to);
                 self.raft_metrics.handovers.increment(1);
                 self.dirty.insert(*group);
             }
         }
         if led == 0 || is_over {
             self.handover = None;
+            self.raft_metrics.shutdown_seconds.record(passed_us as f64 / 1e6);
             self.finish_accepted(now);
         }
     }
@@ -72,7 +87,7 @@ impl Shard {
                 && preferred != self.node
                 && peers.is_settled(now, preferred, SETTLED_MS)
                 && is_caught_up(&hosted.raft, preferred)
-                && hosted.raft.transfer_leadership(preferred)
+                && hosted.hand_over(now, preferred)
             {
                 self.raft_metrics.handovers.increment(1);
                 self.dirty.insert(*group);
@@ -81,22 +96,44 @@ impl Shard {
     }
 
     /// Somebody asks for another leader of a group that this node leads.
-    pub(crate) fn on_hand_over(&mut self, group: GroupId, to: NodeId) {
+    pub(crate) fn on_hand_over(&mut self, now: Now, group: GroupId, to: NodeId) {
         let Some(hosted) = self.hosted.get_mut(&group) else { return };
-        if hosted.raft.is_leader() && to != self.node && hosted.raft.transfer_leadership(to) {
+        if hosted.raft.is_leader() && to != self.node && hosted.hand_over(now, to) {
             self.raft_metrics.handovers.increment(1);
             self.dirty.insert(group);
         }
     }
 
+    /// Measures how long a group is without a leader, and how long leadership takes to be handed over.
+    pub(crate) fn watch_durations(&mut self, now: Now, group: GroupId) {
+        let Some(hosted) = self.hosted.get_mut(&group) else { return };
+        let seconds_since = |since_us: u64| now.mono_us.saturating_sub(since_us) as f64 / 1e6;
+        let role = hosted.raft.role();
+        match role.leader {
+            None => {
+                hosted.leaderless_since_us.get_or_insert(now.mono_us);
+            }
+            // It begins to serve once an entry of its term is committed.
+            Some(leader) if leader == self.node && !role.serving => {}
+            Some(leader) => {
+                let since = hosted.leaderless_since_us.take().filter(|_| leader == self.node);
+                since.iter().for_each(|us| self.raft_metrics.election_seconds.record(seconds_since(*us)));
+            }
+        }
+        if !hosted.raft.is_transferring() {
+            let since = hosted.handing_over_since_us.take().filter(|_| !hosted.raft.is_leader());
+            since.iter().for_each(|us| self.raft_metrics.handover_seconds.record(seconds_since(*us)));
+        }
+    }
+
     /// Brings a wish for another leader to the shard that leads the group.
-    pub(crate) fn ask_hand_over(&mut self, leader: NodeId, group: GroupId, to: NodeId) {
+    pub(crate) fn ask_hand_over(&mut self, now: Now, leader: NodeId, group: GroupId, to: NodeId) {
         if leader != self.node {
             return self.peers.send(leader, &PeerMessage::HandOver { group, to }, &mut self.effects);
         }
         let shard = self.config.broker.layout.shard_of(group);
         if shard == self.config.shard {
-            return self.on_hand_over(group, to);
+            return self.on_hand_over(now, group, to);
         }
         let message = PeerMessage::HandOver { group, to };
         self.effects.push(Effect::SendToShard {

@@ -7,6 +7,7 @@ mod catch_up;
 mod coordinator_host;
 mod coordinators;
 mod disk;
+mod elected;
 mod event;
 mod inspect;
 mod leadership;

@@ -38,7 +38,8 @@ impl Shard {
         let Some((raft, host)) = self.metadata() else {
             unreachable!("changes of the metadata are brought to the shard that hosts it")
         };
-        match leader_of(raft, node) {
+        let leader = leader_of(raft, node);
+        match leader {
             Some(leader) if leader == node => {
                 match propose(raft, &command, has_room) {
                     Ok((index, term)) => {
@@ -53,16 +54,26 @@ impl Shard {
                     }
                 };
             }
-            Some(leader) => {
+            Some(leader) if self.peers.is_connected(leader) => {
+                let Some((_, host)) = self.metadata() else { return };
                 let request = host.on_forwarded(leader, waiter);
                 let message = PeerMessage::Propose { request, command };
                 self.peers.send(leader, &message, &mut self.effects);
             }
-            None => {
-                if let Some(waiter) = waiter {
+            // There is no leader, or none that can be reached: it waits for the next one, or the connection.
+            Some(_) | None => {
+                if let (Some((_, host)), Some(waiter)) = (self.metadata(), waiter) {
                     host.wait_for_leader(command, waiter);
                 }
             }
+        }
+    }
+
+    /// Changes that waited for a leader that can be reached are tried again.
+    pub(crate) fn submit_waiting_changes(&mut self) {
+        let Some((_, host)) = self.metadata() else { return };
+        for (command, waiter) in host.take_waiting() {
+            self.submit_change(command, Some(waiter));
         }
     }
 
@@ -110,9 +121,7 @@ impl Shard {
         let leader = role.leader.filter(|leader| *leader != node || role.serving);
         if host.watch_leader(leader) && leader.is_some() {
             host.register_now();
-            for (command, waiter) in host.take_waiting() {
-                self.submit_change(command, Some(waiter));
-            }
+            self.submit_waiting_changes();
         }
         let Some((_, host)) = self.metadata() else { return };
         if role.serving

@@ -35,6 +35,13 @@ enum Waiter {
     Coordinator { write: WriteId },
 }
 
+impl Waiter {
+    /// Whether the leader's own copy is enough.
+    fn is_content(&self) -> bool {
+        matches!(self, Waiter::Produce { needs_commit: false, .. })
+    }
+}
+
 /// An entry that this node proposed as the leader of `term`.
 #[derive(Debug)]
 struct Proposal {
@@ -57,6 +64,8 @@ pub(crate) struct PartitionHost {
     pub partition: Partition,
     pub role: Role,
     proposals: VecDeque<Proposal>,
+    /// Entries that are applied and not durable here yet, with those who asked for just that (`acks=1`).
+    unwritten: VecDeque<Proposal>,
     /// Fetches that wait for bytes of this partition, by the shard and number of their requests.
     pub fetch_waits: BTreeSet<(ShardId, u64)>,
     /// Set on partitions of `__consumer_offsets` while this node leads them.
@@ -106,6 +115,7 @@ impl PartitionHost {
             partition,
             role,
             proposals: VecDeque::new(),
+            unwritten: VecDeque::new(),
             fetch_waits: BTreeSet::new(),
             coordinator: None,
             waiting_reads: Vec::new(),
@@ -135,11 +145,6 @@ impl PartitionHost {
             self.reported_move = Some((decision, now.mono_us));
         }
         !is_quiet
-    }
-
-    /// Whether another node leads.
-    pub(crate) fn follows(&self, own: NodeId) -> bool {
-        self.role.leader.is_some_and(|leader| leader != own)
     }
 
     /// The error of a node that does not lead, with who does.
@@ -266,6 +271,13 @@ impl PartitionHost {
         self.caught_up_us.get(&replica).is_some_and(in_time)
     }
 
+    /// For how long the slowest follower that is alive has lacked something, in microseconds; of a partition that this node leads.
+    pub(crate) fn lag_us(&self, now: Now, raft: &Group) -> u64 {
+        let lacks = raft.followers().filter(|follower| follower.matched < raft.last_index());
+        let since = lacks.filter_map(|follower| self.caught_up_us.get(&follower.replica)).min();
+        since.map_or(0, |since_us| now.mono_us.saturating_sub(*since_us))
+    }
+
     /// What this replica knows of the group's leader, for everybody.
     pub(crate) fn leader_change(&self, group: GroupId, node: NodeId) -> LeaderChange {
         let Role { term, leader, serving } = self.role;
@@ -338,11 +350,12 @@ impl PartitionHost {
         Ok(())
     }
 
-    /// Applies a committed entry and answers those who waited for it.
+    /// Applies a committed entry and answers those who waited for it. What is durable here ends at `persisted`.
     pub(crate) fn apply(
         &mut self,
         now: Now,
         entry: Entry,
+        persisted: LogIndex,
         answers: &mut Vec<Answer>,
         written: &mut Vec<WrittenRecords>,
     ) -> Result<Applied, String> {
@@ -350,14 +363,19 @@ impl PartitionHost {
         let command = Command::decode(&entry.context).map_err(|error| error.to_string())?;
         let applied = self.partition.apply(index, term, command, entry.data, now.wall_ms);
         while self.proposals.front().is_some_and(|proposal| proposal.index <= index) {
-            let proposal = self.proposals.pop_front().expect("it was just seen");
+            let mut proposal = self.proposals.pop_front().expect("it was just seen");
             let is_it = proposal.index == index && proposal.term == term;
             if is_it {
                 self.commit_seconds.record(now.mono_us.saturating_sub(proposal.proposed_us) as f64 / 1e6);
             }
-            for waiter in proposal.waiters {
+            // Whoever asked for this node's copy waits for it, and no longer than until it is known that there is none.
+            let waits = |waiter: &Waiter| is_it && index > persisted && waiter.is_content();
+            for waiter in proposal.waiters.extract_if(.., |waiter| !waits(waiter)) {
                 let outcome = if is_it { Ok(()) } else { Err(self.not_leader()) };
                 self.answer(waiter, outcome, answers, written);
+            }
+            if !proposal.waiters.is_empty() {
+                self.unwritten.push_back(proposal);
             }
         }
         Ok(applied)
@@ -386,20 +404,24 @@ impl PartitionHost {
 
     /// Entries up to `index` are durable on this node: answers those who asked for no more than that.
     pub(crate) fn on_durable(&mut self, index: LogIndex, answers: &mut Vec<Answer>) {
-        for proposal in self.proposals.iter_mut().take_while(|proposal| proposal.index <= index) {
-            let is_content =
-                |waiter: &mut Waiter| matches!(waiter, Waiter::Produce { needs_commit: false, .. });
-            for waiter in proposal.waiters.extract_if(.., is_content) {
+        let proposals = self.unwritten.iter_mut().chain(&mut self.proposals);
+        for proposal in proposals.take_while(|proposal| proposal.index <= index) {
+            for waiter in proposal.waiters.extract_if(.., |waiter| waiter.is_content()) {
                 if let Waiter::Produce { asker, produced, .. } = waiter {
                     answers.push((asker, OpResult::Produce(Ok(produced))));
                 }
             }
         }
+        self.unwritten.retain(|proposal| !proposal.waiters.is_empty());
     }
 
     /// This node does not lead the term any more: what was proposed may or may not come about.
     pub(crate) fn on_resigned(&mut self, answers: &mut Vec<Answer>, written: &mut Vec<WrittenRecords>) {
         self.partition.on_resigned();
+        // These are committed, which is more than they asked for.
+        for waiter in std::mem::take(&mut self.unwritten).into_iter().flat_map(|proposal| proposal.waiters) {
+            self.answer(waiter, Ok(()), answers, written);
+        }
         for proposal in std::mem::take(&mut self.proposals) {
             for waiter in proposal.waiters {
                 self.answer(waiter, Err(self.not_leader()), answers, written);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use metadata::MetadataImage;
 use raft_group::{Follower, FrameReader, FrameWriter, Message, MessageType};
-use types::limits::{PEER_BYTES_QUEUED_MAX, PEER_FRAME_BYTES_FULL};
+use types::limits::{PEER_BYTES_QUEUED_MAX, PEER_FRAME_BYTES_FULL, WAL_FLUSH_BYTES_MAX};
 use types::{GroupId, NodeId, Now, ReplicaId};
 
 use crate::event::{Effect, PeerAddress, ShardMessage};
@@ -138,6 +138,11 @@ impl Peers {
         self.peers.iter().filter(|(_, peer)| peer.is_alive).map(|(node, _)| *node)
     }
 
+    /// Whether there is a connection to another node.
+    pub(crate) fn is_connected(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.is_connected)
+    }
+
     /// The other nodes that there is a connection to.
     pub(crate) fn connected(&self) -> impl Iterator<Item = NodeId> {
         self.peers.iter().filter(|(_, peer)| peer.is_connected).map(|(node, _)| *node)
@@ -230,6 +235,7 @@ impl Shard {
             }
         }
         self.tell_leaders(peer);
+        self.submit_waiting_changes();
     }
 
     pub(crate) fn on_peer_disconnected(&mut self, now: Now, peer: NodeId, has_ended: bool) {
@@ -297,6 +303,7 @@ impl Shard {
     pub(crate) fn on_peer_message(&mut self, now: Now, peer: NodeId, message: PeerMessage) {
         match message {
             PeerMessage::Beat { hears_you } => {
+                self.raft_metrics.beats_received.increment(1);
                 if let Some(found) = self.peers.peers.get_mut(&peer) {
                     found.hears_us = hears_you;
                     self.judge_peer(now, peer);
@@ -310,7 +317,7 @@ impl Shard {
             }
             PeerMessage::Propose { request, command } => self.on_forwarded(peer, request, command),
             PeerMessage::Proposed { request, outcome } => self.on_proposed(request, outcome),
-            PeerMessage::HandOver { group, to } => self.on_hand_over(group, to),
+            PeerMessage::HandOver { group, to } => self.on_hand_over(now, group, to),
             PeerMessage::Pull { group, offset, bytes } => self.on_pull(peer, group, offset, bytes),
             PeerMessage::Pulled { group, offset, batches } => {
                 self.on_pulled(now, peer, group, offset, &batches)
@@ -350,10 +357,17 @@ impl Shard {
             hosted.awaits_leader = false;
         }
         self.dirty.insert(group);
+        hosted.undriven_bytes += message.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+        let is_much = hosted.undriven_bytes >= WAL_FLUSH_BYTES_MAX;
         if message.msg_type == MessageType::MsgSnapshot {
             return self.on_snapshot_offered(now, peer, group, message);
         }
         hosted.raft.step(message);
+        if is_much {
+            // What one group is sent in a turn must fit one flush, however much of it comes at once.
+            self.dirty.remove(&group);
+            self.drive(now, group);
+        }
     }
 
     /// Whether messages for a group that is not hosted are kept: it is about to be.
@@ -430,17 +444,22 @@ impl Shard {
         }
         if self.peers.count_at_us <= now.mono_us {
             self.peers.count_at_us = now.after_ms(COUNT_INTERVAL_MS);
-            self.count_groups();
+            self.count_groups(now);
         }
     }
 
     /// Shows how many groups are led here, and how far behind the slowest follower is.
-    fn count_groups(&self) {
-        let (mut leaders, mut lag) = (0u32, 0);
-        for hosted in self.hosted.values().filter(|hosted| hosted.raft.is_leader()) {
+    fn count_groups(&self, now: Now) {
+        let (mut leaders, mut lag, mut lag_bytes, mut lag_us) = (0u32, 0, 0, 0);
+        for Hosted { raft, machine, .. } in self.hosted.values().filter(|hosted| hosted.raft.is_leader()) {
             leaders += 1;
-            let last = hosted.raft.last_index().0;
-            lag = hosted.raft.followers().map(|follower| last - follower.matched.0).fold(lag, u64::max);
+            let last = raft.last_index();
+            let Some(matched) = raft.followers().map(|follower| follower.matched).min() else { continue };
+            lag = lag.max(last.0 - matched.0);
+            lag_bytes = lag_bytes.max(raft.bytes_behind(matched));
+            if let Machine::Partition(host) = machine {
+                lag_us = lag_us.max(host.lag_us(now, raft));
+            }
         }
         let hosted = u32::try_from(self.hosted.len()).expect("groups are bounded far below 2^32");
         let ticking = u32::try_from(self.peers.ticking.len()).expect("so are these");
@@ -448,6 +467,8 @@ impl Shard {
         self.raft_metrics.followers.set(f64::from(hosted - leaders));
         self.raft_metrics.ticking.set(f64::from(ticking));
         self.raft_metrics.lag_entries.set(lag as f64);
+        self.raft_metrics.lag_bytes.set(lag_bytes as f64);
+        self.raft_metrics.lag_seconds.set(lag_us as f64 / 1e6);
     }
 
     fn beat(&mut self, now: Now) {
@@ -456,6 +477,7 @@ impl Shard {
             self.judge_peer(now, peer);
             let hears_you = self.peers.peers[&peer].is_heard(now);
             self.peers.send(peer, &PeerMessage::Beat { hears_you }, &mut self.effects);
+            self.raft_metrics.beats_sent.increment(1);
         }
     }
 

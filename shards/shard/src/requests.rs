@@ -1,8 +1,8 @@
 //! What the owner of a group does for a request.
 
 use broker::{
-    ActiveProducer, FetchItem, FetchOp, FetchedPartition, ListOffsetsOp, OpResult, OpToken, PartitionError,
-    ProduceOp,
+    ActiveProducer, FetchItem, FetchOp, FetchedPartition, ListOffsetsOp, Op, OpResult, OpToken,
+    PartitionError, ProduceOp,
 };
 use bytes::Bytes;
 use partition::{Position, ReadError, TimestampPosition};
@@ -43,11 +43,14 @@ impl Shard {
         }
     }
 
-    /// The partition of a group that a fetch may read here: that of its leader, or of any replica that has one.
+    /// The partition of a group that a fetch may read here: that of its leader, which may not serve yet and then knows what any
+    /// replica does, or of a replica that has a leader.
     fn readable(&mut self, item: &FetchItem) -> Result<&mut PartitionHost, PartitionError> {
         let node = self.node;
         match self.hosted.get_mut(&item.group).and_then(Hosted::partition) {
-            Some((_, host)) if host.role.serving || (item.may_follow && host.follows(node)) => Ok(host),
+            Some((_, host)) if host.role.leader.is_some_and(|leader| leader == node || item.may_follow) => {
+                Ok(host)
+            }
             Some((_, host)) => Err(host.not_leader()),
             None => Err(ErrorCode::UnknownTopicOrPartition.into()),
         }
@@ -106,9 +109,10 @@ impl Shard {
             }
             let (asker, op) = self.stalled.pop_front().expect("it was just seen");
             self.stalled_bytes -= op.batch.len();
-            match has_room {
-                true => self.append(now, asker, op),
-                false => self.answers.push(storage_error(asker)),
+            if !has_room {
+                self.answers.push(storage_error(asker));
+            } else if let Some(Op::Produce(op)) = self.wait_to_serve(now, asker, Op::Produce(op)) {
+                self.append(now, asker, op);
             }
         }
     }
@@ -178,7 +182,10 @@ impl Shard {
             fetched.error = Some(PartitionError { leader: host.not_leader().leader, ..error.into() });
             return Fetched::Now(fetched);
         }
-        if let Some(diverging) = diverging_epoch(host, item) {
+        // Where the client has more than this replica knows of, that is no sign of another log.
+        if host.role.serving
+            && let Some(diverging) = diverging_epoch(host, item)
+        {
             fetched.diverging = Some(diverging);
             return Fetched::Now(fetched);
         }

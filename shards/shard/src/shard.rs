@@ -12,6 +12,7 @@ use types::hash::mix64;
 use types::{GroupId, NodeId, Now, PartitionIndex, ReplicaId, ShardId};
 
 use crate::disk::DiskWork;
+use crate::elected::ElectedWaits;
 use crate::event::{Effect, Event, FatalReason, LeaderChange, PeerAddress, ShardMessage};
 use crate::leadership::Handover;
 use crate::metadata_host::{MetadataHost, Registration, logged_directories};
@@ -57,6 +58,12 @@ pub struct ShardConfig {
 pub(crate) struct Hosted {
     pub raft: Group,
     pub machine: Machine,
+    /// Bytes of entries that came from the leader since the group was last driven.
+    pub undriven_bytes: usize,
+    /// Since when the group has no leader, and since when this node hands its leadership over, on the monotonic clock in
+    /// microseconds.
+    pub leaderless_since_us: Option<u64>,
+    pub handing_over_since_us: Option<u64>,
     /// The leader's node has connected anew: until its word comes, it may have ceased to lead.
     pub awaits_leader: bool,
 }
@@ -68,6 +75,17 @@ pub(crate) enum Machine {
 }
 
 impl Hosted {
+    fn new(raft: Group, machine: Machine) -> Hosted {
+        Hosted {
+            raft,
+            machine,
+            undriven_bytes: 0,
+            leaderless_since_us: None,
+            handing_over_since_us: None,
+            awaits_leader: false,
+        }
+    }
+
     pub(crate) fn partition(&mut self) -> Option<(&mut Group, &mut PartitionHost)> {
         match &mut self.machine {
             Machine::Partition(host) => Some((&mut self.raft, host)),
@@ -127,6 +145,8 @@ pub struct Shard {
     /// Batches that wait for room in the WAL.
     pub(crate) stalled: VecDeque<(Asker, ProduceOp)>,
     pub(crate) stalled_bytes: usize,
+    /// Requests to leaders that do not serve yet.
+    pub(crate) elected_waits: ElectedWaits,
     pub(crate) answers: Vec<Answer>,
     pub(crate) effects: Vec<Effect>,
     /// Set while the process ends and hands over what it leads.
@@ -161,6 +181,7 @@ impl Shard {
             fetch_waits: BTreeMap::new(),
             stalled: VecDeque::new(),
             stalled_bytes: 0,
+            elected_waits: ElectedWaits::default(),
             answers: Vec::new(),
             effects: Vec::new(),
             handover: None,
@@ -239,6 +260,7 @@ impl Shard {
             self.wal.next_deadline_us(),
             self.disk.next_deadline_us(),
             self.peers.next_deadline_us(!self.moving.is_empty() || self.is_changing_voters),
+            self.elected_waits.next_deadline_us(),
             self.handover.map(|handover| handover.next_deadline_us()),
             self.paced_pulls.values().min().copied(),
             metadata,
@@ -276,6 +298,7 @@ impl Shard {
             self.resign_coordinator(group);
         }
         self.refuse_stalled();
+        self.end_all_elected_waits(now);
         self.broker.on_shutdown(now);
     }
 
@@ -283,6 +306,7 @@ impl Shard {
         self.broker.on_deadline(now);
         self.wal.on_deadline(now, &mut self.effects);
         self.on_disk_deadline(now);
+        self.on_elected_deadline(now);
         self.on_peers_deadline(now);
         self.on_pulls_deadline(now);
         for group in self.coordinators.clone() {
@@ -346,8 +370,15 @@ impl Shard {
         }
     }
 
-    /// Carries out an operation on a group of this shard.
+    /// An operation on a group of this shard.
     fn on_op(&mut self, now: Now, asker: Asker, op: Op) {
+        if let Some(op) = self.wait_to_serve(now, asker, op) {
+            self.do_op(now, asker, op);
+        }
+    }
+
+    /// Carries out an operation, or says why that cannot be.
+    pub(crate) fn do_op(&mut self, now: Now, asker: Asker, op: Op) {
         match op {
             Op::Produce(op) => self.on_produce(now, asker, op),
             Op::Fetch(op) => self.on_fetch(asker, &op),
@@ -380,7 +411,7 @@ impl Shard {
             }
             Op::Metadata(MetadataOp::HandOver { group, from, to, deadline_us }) => {
                 self.await_hand_over(group, to, (asker, deadline_us));
-                self.ask_hand_over(from, group, to);
+                self.ask_hand_over(now, from, group, to);
             }
         }
     }
@@ -412,7 +443,7 @@ impl Shard {
             }
         };
         let machine = Machine::Metadata(Box::new(host));
-        self.begin_group(now, GroupId::METADATA, Hosted { raft, machine, awaits_leader: false }, false);
+        self.begin_group(now, GroupId::METADATA, Hosted::new(raft, machine), false);
     }
 
     /// A replica that was not here before. The WAL says so before anything else of it.
@@ -459,7 +490,7 @@ impl Shard {
         }
         let is_current = self.is_image_current();
         for group in self.misplaced(is_current) {
-            self.remove_partition(group);
+            self.remove_partition(now, group);
         }
         for topic in image.topics() {
             for (index, partition) in (0i32..).zip(&topic.partitions) {
@@ -547,10 +578,7 @@ impl Shard {
         );
         let retired = host.partition.take_retired_segments();
         let machine = Machine::Partition(Box::new(host));
-        self.begin_group(now, group, Hosted { raft, machine, awaits_leader: false }, is_first);
-        if is_new {
-            self.create_folder(group);
-        }
+        self.begin_group(now, group, Hosted::new(raft, machine), is_first);
         self.remove_segments(group, retired);
         self.deliver_early(now, group);
     }
@@ -575,7 +603,7 @@ impl Shard {
     }
 
     /// A partition is deleted, or is not to be here: whoever waits hears of it, and its data goes.
-    fn remove_partition(&mut self, group: GroupId) {
+    fn remove_partition(&mut self, now: Now, group: GroupId) {
         self.recovered.remove(&group);
         self.removing.insert(group, false);
         self.moving.remove(&group);
@@ -589,6 +617,7 @@ impl Shard {
             self.wal.on_driven(host.undriven_bytes);
             self.abandon(group, host);
         }
+        self.end_elected_waits(now, group);
         self.forget_disk_work(group);
         // The WAL forgets the group only after its folder is gone: a crash in between makes the next start remove it.
         self.submit_removal(group);

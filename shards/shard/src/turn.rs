@@ -63,6 +63,9 @@ impl Shard {
     /// Empties one group of its work.
     pub(crate) fn drive(&mut self, now: Now, group: GroupId) {
         let mut committed = Vec::new();
+        if let Some(hosted) = self.hosted.get_mut(&group) {
+            hosted.undriven_bytes = 0;
+        }
         while let Some(hosted) = self.hosted.get_mut(&group).filter(|hosted| hosted.raft.has_work()) {
             let mut work = hosted.raft.take_work();
             committed.extend(work.committed);
@@ -89,6 +92,7 @@ impl Shard {
             self.apply(now, group, entry);
         }
         self.offer_snapshot(group);
+        self.watch_durations(now, group);
         self.watch_role(now, group);
         self.continue_move(now, group);
         self.watch_ticks(now, group);
@@ -117,10 +121,10 @@ impl Shard {
     }
 
     fn apply_to_partition(&mut self, now: Now, group: GroupId, entry: Entry) {
-        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         let data = entry.data.clone();
         let mut written = Vec::new();
-        let applied = match host.apply(now, entry, &mut self.answers, &mut written) {
+        let applied = match host.apply(now, entry, raft.persisted(), &mut self.answers, &mut written) {
             Ok(applied) => applied,
             Err(why) => return self.fatal(FatalReason::Damaged(format!("group {group}: {why}"))),
         };
@@ -157,6 +161,9 @@ impl Shard {
                 self.on_records_written(now, group, written);
                 self.begin_leading(now, group);
                 self.watch_coordinator(now, group, role);
+                if role.serving || role.leader != Some(self.node) {
+                    self.end_elected_waits(now, group);
+                }
             }
         }
     }

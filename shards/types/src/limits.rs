@@ -23,6 +23,16 @@ pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Produce requests that wait for room in the WAL, per shard. More are refused.
 pub const STALLED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Requests that wait, per shard, for a leader elected here to begin to serve. More are answered that it does not.
+pub const ELECTED_WAITS_MAX: usize = 10_000;
+
+/// Bytes of batches among them.
+pub const ELECTED_WAITS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// How long they wait at most. A leader begins to serve one commit after its election; one that cannot commit anything
+/// steps down within an election time-out.
+pub const ELECTED_WAIT_MS_MAX: i64 = 1_500;
+
 /// Committed bytes of one partition that wait in memory and WAL before they are written to its segment.
 pub const SEGMENT_CHUNK_BYTES: usize = 1024 * 1024;
 

@@ -30,7 +30,7 @@ pub fn run(options: &Options, ClusterOptions { output, command }: &ClusterOption
     let observed = Observed::ask(&mut cluster)?;
     match command {
         ClusterCommand::Status => {
-            let status = Status::new(&observed);
+            let status = Status::new(&observed, &observed.ask_unreachable(&mut cluster));
             print(&status, *output);
             status.outcome()
         }

@@ -33,13 +33,15 @@ pub struct Status {
 }
 
 impl Status {
-    pub fn new(observed: &Observed) -> Status {
+    /// `unreachable` names nodes that the others still take for alive, and that do not answer: they are not counted as alive.
+    pub fn new(observed: &Observed, unreachable: &[(i32, String)]) -> Status {
+        let heard = observed.nodes.iter().filter(|node| node.is_alive).count();
         let count = |is: fn(&Partition) -> bool| observed.partitions.iter().filter(|part| is(part)).count();
         let mut status = Status {
             healthy: false,
             cluster_id: observed.cluster_id.clone(),
             nodes_registered: observed.nodes.len(),
-            nodes_alive: observed.nodes.iter().filter(|node| node.is_alive).count(),
+            nodes_alive: heard - unreachable.len(),
             topics: observed.topics,
             partitions: observed.partitions.len(),
             under_replicated: count(Partition::is_under_replicated),

@@ -64,7 +64,7 @@ fn failure(outcome: Result<(), Error>) -> String {
 
 #[test]
 fn status_counts_what_is_wrong() {
-    let status = Status::new(&whole());
+    let status = Status::new(&whole(), &[]);
     assert!(status.outcome().is_ok());
     check(
         &status,
@@ -78,7 +78,7 @@ fn status_counts_what_is_wrong() {
               leaderless        0
         "#]],
     );
-    let status = Status::new(&broken());
+    let status = Status::new(&broken(), &[]);
     expect![
         "the cluster is not healthy: 1 nodes not alive, 1 partitions under-replicated, 1 partitions offline, 1 partitions without a leader, 1 topics not described"
     ]
@@ -87,8 +87,10 @@ fn status_counts_what_is_wrong() {
         r#"{"healthy":false,"cluster_id":"MkU3OEVBNTcwNTJENDM2Qk","nodes_registered":3,"nodes_alive":2,"topics":3,"partitions":3,"under_replicated":1,"offline":1,"leaderless":1,"undescribed":1}"#
     ]]
     .assert_eq(&json(&status));
-    let unknown = Status::new(&Observed { cluster_id: Answer::unknown("it has none"), ..whole() });
+    let unknown = Status::new(&Observed { cluster_id: Answer::unknown("it has none"), ..whole() }, &[]);
     assert_eq!(failure(unknown.outcome()), "the cluster is not healthy: it has none");
+    let killed = Status::new(&whole(), &[(2, "cannot be reached".to_owned())]);
+    assert_eq!(failure(killed.outcome()), "the cluster is not healthy: 1 nodes not alive");
 }
 
 #[test]

@@ -1,0 +1,5 @@
+//! Groups of replicas, each with a WAL.
+
+mod harness;
+mod members;
+mod unwritten;

@@ -1,0 +1,78 @@
+//! Replicas that join and leave.
+
+use types::{NodeId, ReplicaId};
+
+use crate::harness::{Cluster, Replica};
+
+fn replica(node: i32, generation: u32) -> ReplicaId {
+    ReplicaId { node: NodeId(node), generation }
+}
+
+/// Whoever leads goes on until the group has these voters.
+fn change(cluster: &mut Cluster, wanted: &[ReplicaId]) {
+    for _ in 0..20 {
+        let is_done = cluster.0.values_mut().any(|replica| {
+            let committed = replica.group.committed();
+            replica.group.change_members(wanted, Default::default(), |follower| follower.matched >= committed)
+        });
+        if is_done {
+            return;
+        }
+        cluster.run();
+    }
+    panic!("{wanted:?} are not reached");
+}
+
+#[test]
+fn a_newcomer_is_told_everything_and_takes_the_place_of_the_leader() {
+    let mut cluster = Cluster::led_by_first();
+    cluster.propose(1, "a");
+    cluster.run();
+    let newcomer = replica(4, 1);
+    cluster.0.insert(newcomer.node, Replica::newcomer(newcomer));
+    let wanted = [replica(2, 0), replica(3, 0), newcomer];
+    change(&mut cluster, &wanted);
+    let gone = cluster.0.remove(&NodeId(1)).expect("it was there");
+    assert!(!gone.group.is_leader(), "it handed over before it was out");
+    for replica in cluster.0.values_mut().filter(|replica| replica.group.is_leader()) {
+        replica.group.transfer_leadership(newcomer.node);
+    }
+    cluster.run();
+    cluster.propose(4, "b");
+    cluster.run();
+    for node in [2, 3, 4] {
+        assert_eq!(cluster.replica(node).group.membership().voters, wanted);
+        assert_eq!(cluster.applied(node).last(), Some(&"b".into()));
+    }
+    // What it was told is there after a restart, members included.
+    let mut restarted = Replica::new(newcomer.node, Some(cluster.replica(4).recovered()));
+    restarted.turn();
+    assert_eq!(
+        (restarted.group.own(), restarted.group.membership().voters.as_slice()),
+        (newcomer, &wanted[..])
+    );
+}
+
+#[test]
+fn a_node_that_lost_its_disk_is_not_taken_for_the_replica_that_it_was() {
+    let mut cluster = Cluster::led_by_first();
+    cluster.0.remove(&NodeId(3));
+    cluster.propose(1, "a");
+    cluster.run();
+    let blank = replica(3, 1);
+    cluster.0.insert(blank.node, Replica::newcomer(blank));
+    // Somebody asks the former one for its vote: it hears nothing of that.
+    let before = cluster.replica(3).group.role();
+    cluster.replica(2).group.forget_leader();
+    cluster.replica(2).group.campaign();
+    cluster.run();
+    assert_eq!(cluster.replica(3).group.role(), before);
+    change(&mut cluster, &[replica(1, 0), replica(2, 0), blank]);
+    assert_eq!(cluster.replica(3).group.membership().voters, [replica(1, 0), replica(2, 0), blank]);
+    // Without one of the others it is needed, and knows what was acknowledged before it came.
+    cluster.0.remove(&NodeId(1));
+    cluster.elect(3);
+    cluster.propose(3, "b");
+    cluster.run();
+    assert_eq!(cluster.applied(2), ["a", "b"]);
+}

@@ -1,0 +1,331 @@
+//! What a leader answers and when: before its own write is durable, and before it serves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use broker::{BrokerConfig, ListOffsetsOp, Op, OpResult, OpToken, ProduceOp};
+use bytes::{Bytes, BytesMut};
+use coordinator::GroupConfig;
+use log::wal::{FILE_SEQUENCE_FIRST, FLUSH_SEQUENCE_FIRST, FileLedger, Recovered};
+use metadata::{Command, Endpoint, MetadataImage, MetadataState, PartitionSpec, StaticSettings};
+use protocol::batch::{self, BatchBuilder, BatchOptions, Producer};
+use protocol::messages::ErrorCode;
+use shard::{Effect, Event, PeerAddress, Registration, Shard, ShardConfig, ShardMessage};
+use types::limits::{BATCH_BYTES_MAX, WAL_FILE_BYTES};
+use types::{DirectoryId, GroupId, LogIndex, NodeId, Now, ShardId, ShardLayout, TopicId};
+
+const METADATA: ShardId = ShardId(0);
+const DATA: ShardId = ShardId(1);
+
+/// The shards of some nodes that host partitions, and nothing else of these nodes.
+struct World {
+    now: Now,
+    shards: BTreeMap<NodeId, DataShard>,
+    group: GroupId,
+    /// Whether anything went from node to node since this was last looked at.
+    has_sent: bool,
+}
+
+struct DataShard {
+    shard: Shard,
+    /// Whether its writes become durable.
+    writes: bool,
+    unwritten: Option<u64>,
+    answers: Vec<(u64, OpResult)>,
+}
+
+fn image(nodes: &[NodeId]) -> Arc<MetadataImage> {
+    let mut state = MetadataState::new(StaticSettings::default());
+    let mut commands: Vec<Command> = nodes.iter().map(|node| register(*node)).collect();
+    commands.push(Command::CreateTopic {
+        name: "topic".to_owned(),
+        id: TopicId([7; 16]),
+        partitions: vec![PartitionSpec { replicas: nodes.to_vec() }],
+        configs: Vec::new(),
+    });
+    for (index, command) in (1..).zip(commands) {
+        state.apply(LogIndex(index), command);
+    }
+    state.image()
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint { listener: "PLAINTEXT".to_owned(), host: "localhost".to_owned(), port: 9_092 }
+}
+
+fn register(node: NodeId) -> Command {
+    Command::RegisterBroker {
+        node,
+        rack: None,
+        endpoints: vec![endpoint()],
+        incarnation: 1,
+        directory_id: None,
+        peer: None,
+    }
+}
+
+fn new_shard(node: NodeId, nodes: &[NodeId], now: Now, effects: &mut Vec<Effect>) -> Shard {
+    let broker = BrokerConfig {
+        node,
+        incarnation: 1,
+        layout: ShardLayout::new(1, true),
+        offsets_topic_partitions: 1,
+        offsets_topic_replication: 1,
+        reads_in_rack: false,
+        producer_id_expiration_ms: 86_400_000,
+        retention_check_interval_ms: 300_000,
+        log_dir: "/data".to_owned(),
+        groups: GroupConfig::default(),
+    };
+    let address = |node: NodeId| PeerAddress { node, host: "localhost".to_owned(), port: 9_192 };
+    let config = ShardConfig {
+        shard: DATA,
+        broker: Arc::new(broker),
+        settings: StaticSettings::default(),
+        registration: Registration {
+            node,
+            rack: None,
+            endpoint: endpoint(),
+            incarnation: 1,
+            peer: None,
+            directory_id: DirectoryId([1; 16]),
+            new_cluster_id: "test".to_owned(),
+        },
+        peers: nodes.iter().copied().filter(|other| *other != node).map(address).collect(),
+        first_voters: nodes.to_vec(),
+        is_clustered: true,
+        move_bytes_per_second_max: 1 << 30,
+        may_begin_cluster: true,
+        replica_lag_ms_max: 30_000,
+        leader_balance_interval_ms: None,
+        seed: 1,
+    };
+    let recovered = Recovered {
+        groups: BTreeMap::new(),
+        next_file_sequence: FILE_SEQUENCE_FIRST,
+        next_flush_sequence: FLUSH_SEQUENCE_FIRST,
+        files: Vec::new(),
+        ledger: FileLedger::new(),
+    };
+    Shard::new(config, recovered, now, effects)
+}
+
+impl World {
+    /// Nodes that know of a topic with one partition, whose first replica campaigns; nothing has gone on from there.
+    fn new(nodes: i32) -> World {
+        let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
+        let nodes: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        let image = image(&nodes);
+        let group = image.topics().next().expect("there is one").partitions[0].group;
+        let mut world = World { now, shards: BTreeMap::new(), group, has_sent: false };
+        for node in &nodes {
+            let mut effects = Vec::new();
+            let shard = new_shard(*node, &nodes, now, &mut effects);
+            let shard = DataShard { shard, writes: true, unwritten: None, answers: Vec::new() };
+            world.shards.insert(*node, shard);
+            world.carry_out(*node, effects);
+        }
+        for node in &nodes {
+            for peer in nodes.iter().filter(|peer| *peer != node) {
+                world.step(*node, Event::PeerConnected { peer: *peer });
+            }
+        }
+        for node in &nodes {
+            let message = ShardMessage::Image(Arc::clone(&image));
+            world.step(*node, Event::FromShard { from: METADATA, message });
+        }
+        world
+    }
+
+    fn node(&mut self, node: i32) -> &mut DataShard {
+        self.shards.get_mut(&NodeId(node)).expect("it is one of them")
+    }
+
+    fn step(&mut self, node: NodeId, event: Event) {
+        let mut effects = Vec::new();
+        let now = self.now;
+        self.shards.get_mut(&node).expect("it is one of them").shard.step(now, event, &mut effects);
+        self.carry_out(node, effects);
+    }
+
+    fn carry_out(&mut self, node: NodeId, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::CreateWalFile { file } => {
+                    self.step(node, Event::WalFileReady { file, result: Ok(()) });
+                }
+                Effect::WriteWal { number, .. } => self.node(node.0).unwritten = Some(number),
+                Effect::SendToPeer { to, parts } => {
+                    let bytes = parts.iter().map(Bytes::len).sum();
+                    let frame = Bytes::from(parts.concat());
+                    self.has_sent = true;
+                    self.step(node, Event::PeerSent { peer: to, bytes });
+                    self.step(to, Event::FromPeer { peer: node, frame });
+                }
+                Effect::SendToShard { message: ShardMessage::OpDone { token, result }, .. } => {
+                    self.node(node.0).answers.push((token.request, result));
+                }
+                Effect::Fatal(reason) => panic!("node {node} ends: {reason}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends turns and makes writes durable, where that may be, until nothing goes on any more.
+    fn run(&mut self) {
+        loop {
+            let nodes: Vec<NodeId> = self.shards.keys().copied().collect();
+            for node in &nodes {
+                self.step(*node, Event::TurnEnded);
+            }
+            let mut is_quiet = !std::mem::take(&mut self.has_sent);
+            for node in nodes {
+                let shard = self.node(node.0);
+                if shard.writes
+                    && let Some(flush) = shard.unwritten.take()
+                {
+                    is_quiet = false;
+                    self.step(node, Event::WalFlushed { flush });
+                }
+            }
+            if is_quiet {
+                return;
+            }
+        }
+    }
+
+    fn ask(&mut self, node: i32, request: u64, op: Op) {
+        let token = OpToken { request, part: 0 };
+        let message = ShardMessage::Op { token, op };
+        self.step(NodeId(node), Event::FromShard { from: METADATA, message });
+    }
+
+    /// Sends a batch of one record, the `sequence`th of its producer.
+    fn produce(&mut self, node: i32, request: u64, sequence: i32, acks: i16) {
+        self.produce_value(node, request, sequence, acks, b"value");
+    }
+
+    fn produce_value(&mut self, node: i32, request: u64, sequence: i32, acks: i16, value: &[u8]) {
+        let producer = Some(Producer { id: 1, epoch: 0, base_sequence: sequence });
+        let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
+        builder.append(self.now.wall_ms, None, Some(value), &[]);
+        let mut batch: BytesMut = builder.build();
+        let header = batch::validate_produced(&mut batch, BATCH_BYTES_MAX).expect("it is a good batch");
+        self.ask(node, request, Op::Produce(ProduceOp { group: self.group, batch, header, acks }));
+    }
+
+    fn list_end(&mut self, node: i32, request: u64) {
+        let op = ListOffsetsOp { group: self.group, current_leader_epoch: -1, timestamp: -1 };
+        self.ask(node, request, Op::ListOffsets(op));
+    }
+
+    /// The answers since the last look: of each request, an offset or an error.
+    fn answers(&mut self, node: i32) -> Vec<(u64, Result<i64, ErrorCode>)> {
+        let answers = std::mem::take(&mut self.node(node).answers);
+        let outcome = |result| match result {
+            OpResult::Produce(Ok(produced)) => Ok(produced.base_offset.0),
+            OpResult::ListOffsets(Ok((_, offset, _))) => Ok(offset),
+            OpResult::Produce(Err(error)) | OpResult::ListOffsets(Err(error)) => Err(error.code),
+            other => panic!("nothing else was asked: {other:?}"),
+        };
+        answers.into_iter().map(|(request, result)| (request, outcome(result))).collect()
+    }
+}
+
+#[test]
+fn acks_all_does_not_wait_for_the_leaders_own_write_and_acks_1_does() {
+    let mut world = World::new(3);
+    world.run();
+    world.node(1).writes = false;
+    world.produce(1, 1, 0, -1);
+    world.produce(1, 2, 1, 1);
+    world.run();
+    assert_eq!(world.answers(1), [(1, Ok(0))], "two others have written it");
+    world.list_end(1, 3);
+    assert_eq!(world.answers(1), [(3, Ok(2))], "both records are committed");
+    world.node(1).writes = true;
+    world.run();
+    assert_eq!(world.answers(1), [(2, Ok(1))]);
+}
+
+#[test]
+fn acks_1_does_not_wait_for_the_followers_and_acks_all_does() {
+    let mut world = World::new(3);
+    world.run();
+    for follower in [2, 3] {
+        world.node(follower).writes = false;
+    }
+    world.produce(1, 1, 0, -1);
+    world.produce(1, 2, 1, 1);
+    world.run();
+    assert_eq!(world.answers(1), [(2, Ok(1))]);
+    world.node(3).writes = true;
+    world.run();
+    assert_eq!(world.answers(1), [(1, Ok(0))]);
+}
+
+#[test]
+fn the_only_replica_answers_when_it_has_written() {
+    let mut world = World::new(1);
+    world.run();
+    world.node(1).writes = false;
+    world.produce(1, 1, 0, -1);
+    world.produce(1, 2, 1, 1);
+    world.run();
+    assert_eq!(world.answers(1), []);
+    world.node(1).writes = true;
+    world.run();
+    assert_eq!(world.answers(1), [(2, Ok(1)), (1, Ok(0))]);
+}
+
+#[test]
+fn requests_to_an_elected_leader_wait_until_it_serves_and_keep_their_order() {
+    let mut world = World::new(1);
+    world.node(1).writes = false;
+    world.step(NodeId(1), Event::TurnEnded);
+    for sequence in 0..3 {
+        world.produce(1, 1 + sequence as u64, sequence, -1);
+    }
+    world.list_end(1, 4);
+    world.run();
+    assert_eq!(world.answers(1), [], "its term has not begun");
+    world.node(1).writes = true;
+    world.run();
+    assert_eq!(world.answers(1), [(4, Ok(0)), (1, Ok(0)), (2, Ok(1)), (3, Ok(2))]);
+}
+
+#[test]
+fn requests_do_not_wait_for_ever_for_a_leader_that_cannot_write() {
+    let mut world = World::new(1);
+    world.node(1).writes = false;
+    world.step(NodeId(1), Event::TurnEnded);
+    world.produce(1, 1, 0, -1);
+    world.now.mono_us += 1_400_000;
+    world.step(NodeId(1), Event::DeadlineReached);
+    assert_eq!(world.answers(1), []);
+    world.now.mono_us += 200_000;
+    world.step(NodeId(1), Event::DeadlineReached);
+    assert_eq!(world.answers(1), [(1, Err(ErrorCode::NotLeaderOrFollower))]);
+}
+
+#[test]
+fn a_follower_says_at_once_who_leads() {
+    let mut world = World::new(3);
+    world.run();
+    world.produce(2, 1, 0, -1);
+    assert_eq!(world.answers(2), [(1, Err(ErrorCode::NotLeaderOrFollower))]);
+}
+
+#[test]
+fn a_follower_takes_more_in_one_turn_than_a_wal_file_holds() {
+    let mut world = World::new(3);
+    world.run();
+    let value = vec![7; 2 << 20];
+    let batches = WAL_FILE_BYTES / value.len() as u64 + 3;
+    for sequence in 0..batches {
+        world.produce_value(1, sequence, sequence as i32, -1, &value);
+    }
+    world.run();
+    let expected: Vec<_> = (0..batches).map(|sequence| (sequence, Ok(sequence as i64))).collect();
+    assert_eq!(world.answers(1), expected);
+}
