@@ -93,6 +93,8 @@ pub enum Command {
         /// The groups, each with the number of the decision that was carried out. Passed over where there is a newer one.
         moves: Vec<(GroupId, u32)>,
     },
+    /// Replicas lie evenly on the brokers again, those that joined included.
+    FinishRebalance,
     /// Adds a node to the metadata group, from where it learns of everything (Kafka's AddRaftVoter). Refused where it is one
     /// already.
     AddVoter {
@@ -177,6 +179,8 @@ pub enum Applied {
     Reassigned,
     /// The moves are recorded.
     MovesCompleted,
+    /// No broker waits for its share any more.
+    RebalanceFinished,
     /// The voters of the metadata group are to be others.
     VotersChanged,
     /// `count` producer ids from `first` on belong to the broker that asked.

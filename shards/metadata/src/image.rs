@@ -103,6 +103,7 @@ pub struct MetadataImage {
     voters: Arc<BTreeMap<NodeId, Voter>>,
     next_voter_generation: u32,
     brokers: Arc<BTreeMap<NodeId, Arc<Broker>>>,
+    is_rebalancing: bool,
     loads: Arc<BTreeMap<NodeId, BrokerLoad>>,
     topics: SharedMap<Arc<str>, Arc<Topic>>,
     names_by_id: SharedMap<TopicId, Arc<str>>,
@@ -134,6 +135,7 @@ impl MetadataImage {
             voters: Arc::default(),
             next_voter_generation: 1,
             brokers: Arc::default(),
+            is_rebalancing: false,
             loads: Arc::default(),
             topics: SharedMap::default(),
             names_by_id: SharedMap::default(),
@@ -162,6 +164,11 @@ impl MetadataImage {
     /// The registered brokers, by id. Registered does not mean alive.
     pub fn brokers(&self) -> impl ExactSizeIterator<Item = &Arc<Broker>> {
         self.brokers.values()
+    }
+
+    /// Whether a broker has joined a cluster that had partitions, and its share of them has not moved there yet.
+    pub fn is_rebalancing(&self) -> bool {
+        self.is_rebalancing
     }
 
     /// One registered broker.
@@ -321,6 +328,10 @@ impl MetadataImage {
     pub(crate) fn set_next_voter_generation(&mut self, generation: u32) {
         assert!(self.next_voter_generation <= generation, "generations are numbered upwards");
         self.next_voter_generation = generation;
+    }
+
+    pub(crate) fn set_rebalancing(&mut self, is_rebalancing: bool) {
+        self.is_rebalancing = is_rebalancing;
     }
 
     pub(crate) fn put_broker(&mut self, broker: Broker) {

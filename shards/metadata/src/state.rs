@@ -100,6 +100,7 @@ impl MetadataState {
             Command::AllocateProducerIds { node: _, count } => self.allocate_producer_ids(count),
             Command::Reassign { partitions } => self.reassign(partitions),
             Command::CompleteMoves { moves } => self.complete_moves(moves),
+            Command::FinishRebalance => Ok(self.finish_rebalance()),
             Command::AddVoter { node, peer } => self.add_voter(node, peer),
             Command::RemoveVoter { node } => self.remove_voter(node),
         };
@@ -174,6 +175,9 @@ impl MetadataState {
         if existing.is_none() && self.image.brokers().len() >= BROKERS_MAX {
             return Err(MetadataError::InvalidRegistration { node, reason: "the cluster has 1000 brokers" });
         }
+        if existing.is_none() && self.image.partition_count() > 0 {
+            self.image.set_rebalancing(true);
+        }
         self.image.put_broker(broker);
         if other.is_some() {
             self.renew_replicas(node);
@@ -246,6 +250,14 @@ impl MetadataState {
         };
         let decisions = partitions.into_iter().map(|decided| (decided.group, decided.replicas));
         Ok(if self.change_partitions(decisions, decide) { Applied::Reassigned } else { Applied::Unchanged })
+    }
+
+    fn finish_rebalance(&mut self) -> Applied {
+        if !self.image.is_rebalancing() {
+            return Applied::Unchanged;
+        }
+        self.image.set_rebalancing(false);
+        Applied::RebalanceFinished
     }
 
     fn complete_moves(&mut self, moves: Vec<(GroupId, u32)>) -> Result<Applied, MetadataError> {

@@ -90,6 +90,7 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         3 => prop::collection::vec((1u64..8, 1u32..4), 1..4).prop_map(|moves| Command::CompleteMoves {
             moves: moves.into_iter().map(|(group, decision)| (GroupId(group), decision)).collect(),
         }),
+        1 => Just(Command::FinishRebalance),
         2 => node().prop_map(|node| Command::AddVoter { node, peer: endpoint("peer", 2) }),
         1 => node().prop_map(|node| Command::RemoveVoter { node }),
     ]

@@ -28,6 +28,7 @@ const KIND_REASSIGN: u32 = 9;
 const KIND_COMPLETE_MOVES: u32 = 10;
 const KIND_ADD_VOTER: u32 = 11;
 const KIND_REMOVE_VOTER: u32 = 12;
+const KIND_FINISH_REBALANCE: u32 = 13;
 
 const RESOURCE_TOPIC: u32 = 1;
 const RESOURCE_BROKER: u32 = 2;
@@ -238,6 +239,8 @@ struct SnapshotRecord {
     voters: Vec<VoterRecord>,
     #[prost(uint32, tag = "12")]
     next_voter_generation: u32,
+    #[prost(bool, tag = "13")]
+    is_rebalancing: bool,
 }
 
 pub(crate) fn encode_command(command: &Command) -> Bytes {
@@ -301,6 +304,7 @@ pub(crate) fn encode_command(command: &Command) -> Bytes {
             let record = CompleteMovesRecord { moves: moves.iter().map(record).collect() };
             (KIND_COMPLETE_MOVES, record.encode_to_vec())
         }
+        Command::FinishRebalance => (KIND_FINISH_REBALANCE, Vec::new()),
         Command::AddVoter { node, peer } => {
             let record = VoterRecord { node: node.0, peer: Some(endpoint_record(peer)), generation: 0 };
             (KIND_ADD_VOTER, record.encode_to_vec())
@@ -354,6 +358,7 @@ pub(crate) fn decode_command(bytes: &[u8]) -> Result<Command, MetadataError> {
             let moves = moves.into_iter().map(|record| (GroupId(record.group), record.decision));
             Ok(Command::CompleteMoves { moves: moves.collect() })
         }
+        KIND_FINISH_REBALANCE => Ok(Command::FinishRebalance),
         KIND_ADD_VOTER => {
             let VoterRecord { node, peer, .. } = read(&body)?;
             let peer = peer.ok_or_else(|| invalid("Voter.peer", "it is missing"))?;
@@ -384,6 +389,7 @@ pub(crate) fn encode_snapshot(image: &MetadataImage, counters: &Counters) -> Byt
             .collect(),
         voters: image.voters().map(|(node, voter)| voter_record(node, voter)).collect(),
         next_voter_generation: image.next_voter_generation(),
+        is_rebalancing: image.is_rebalancing(),
     };
     Bytes::from(snapshot.encode_to_vec())
 }
@@ -429,6 +435,7 @@ pub(crate) fn decode_snapshot(
         return Err(invalid("Voter.generation", "it was never given"));
     }
     image.set_next_voter_generation(next_voter_generation);
+    image.set_rebalancing(snapshot.is_rebalancing);
     for record in snapshot.brokers {
         image.put_broker(broker(record)?);
     }
