@@ -26,17 +26,15 @@ pub(crate) struct ElectedWaits {
 }
 
 impl ElectedWaits {
-    /// Takes a request, or gives it back where there is no room.
-    fn push(&mut self, now: Now, group: GroupId, asker: Asker, op: Op) -> Result<(), Op> {
-        let bytes = batch_bytes(&op);
-        if self.count >= ELECTED_WAITS_MAX || self.bytes + bytes > ELECTED_WAITS_BYTES_MAX {
-            return Err(op);
-        }
+    fn has_room(&self, op: &Op) -> bool {
+        self.count < ELECTED_WAITS_MAX && self.bytes + batch_bytes(op) <= ELECTED_WAITS_BYTES_MAX
+    }
+
+    fn push(&mut self, now: Now, group: GroupId, asker: Asker, op: Op) {
         self.count += 1;
-        self.bytes += bytes;
+        self.bytes += batch_bytes(&op);
         let wait = Wait { until_us: now.after_ms(ELECTED_WAIT_MS_MAX), asker, op };
         self.groups.entry(group).or_default().push_back(wait);
-        Ok(())
     }
 
     /// Those of a group that came before a moment, in their order.
@@ -68,10 +66,11 @@ impl Shard {
             let role = hosted.raft.role();
             role.leader == Some(self.node) && !role.serving
         });
-        if !is_elected || self.is_shutting_down {
+        if !is_elected || self.is_shutting_down || !self.elected_waits.has_room(&op) {
             return Some(op);
         }
-        self.elected_waits.push(now, group, asker, op).err()
+        self.elected_waits.push(now, group, asker, op);
+        None
     }
 
     /// The group is served, or led by this node no more, or gone: those who waited go on, in their order.
