@@ -16,6 +16,7 @@ mod moves;
 mod partition_host;
 mod peer_message;
 mod peers;
+mod quorum;
 mod raft_metrics;
 mod reads;
 mod requests;
