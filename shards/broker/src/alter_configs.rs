@@ -13,13 +13,10 @@ use protocol::messages::incremental_alter_configs_request::{self, IncrementalAlt
 use protocol::messages::incremental_alter_configs_response::{self, IncrementalAlterConfigsResponseData};
 use protocol::messages::{ErrorCode, KafkaString, kafka_string};
 
-use crate::configs::{BROKER, TOPIC, check_is_this_node, no_configurations};
-use crate::proposals::{Proposals, Refusal};
+use crate::configs::{BROKER, TOPIC, no_configurations};
+use crate::proposals::{CHANGE_TIMEOUT_MS, Proposals, Refusal};
 use crate::state::State;
 use crate::step::{RequestInfo, Step};
-
-/// How long a change may take; the requests do not say (Kafka's `request.timeout.ms`).
-const TIMEOUT_MS: i64 = 30_000;
 
 /// A resource as the request names it: type and name.
 type Named = (i8, KafkaString);
@@ -94,7 +91,7 @@ fn plan<C>(
     for (named, _) in &resources {
         *mentions.entry(named.clone()).or_default() += 1;
     }
-    let mut proposals = Proposals::new(validate_only, info.now.after_ms(TIMEOUT_MS));
+    let mut proposals = Proposals::new(validate_only, info.now.after_ms(CHANGE_TIMEOUT_MS));
     for (named, configs) in resources {
         let planned = match mentions[&named] {
             1 => resolve(state, &named).and_then(|resource| plan_one(resource, &configs)),
@@ -107,7 +104,6 @@ fn plan<C>(
 
 fn resolve(state: &State, (resource_type, name): &Named) -> Result<ConfigResource, Refusal> {
     match *resource_type {
-        BROKER if !name.is_empty() => check_is_this_node(state, name.as_str())?,
         BROKER | TOPIC => {}
         other => return Err(no_configurations(other)),
     }

@@ -77,8 +77,8 @@ fn entries(state: &State, resource_type: i8, name: &str) -> Result<Vec<ConfigEnt
     }
 }
 
-/// Only a broker itself knows what it was started with, so that clients ask and alter each at its own address.
-pub(crate) fn check_is_this_node(state: &State, name: &str) -> Result<(), Refusal> {
+/// Only a broker itself knows what it was started with, so that clients ask each at its own address.
+fn check_is_this_node(state: &State, name: &str) -> Result<(), Refusal> {
     if name.parse() == Ok(state.config.node.0) {
         return Ok(());
     }

@@ -70,7 +70,7 @@ fn local_replicas(
 ) -> (String, BTreeMap<i32, GroupId>) {
     let local = (0i32..)
         .zip(&topic.partitions)
-        .filter(|(index, partition)| is_wanted(*index) && partition.replicas.contains(&state.config.node));
+        .filter(|(index, partition)| is_wanted(*index) && partition.replica_on(state.config.node).is_some());
     (topic.name.to_string(), local.map(|(index, partition)| (index, partition.group)).collect())
 }
 

@@ -118,7 +118,7 @@ fn partitions(
             partition_index,
             leader_id: leader.map_or(-1, |(node, _)| node.0),
             leader_epoch: leader.map_or(-1, |(_, term)| term.leader_epoch()),
-            replica_nodes: ids(&partition.replicas),
+            replica_nodes: ids(&partition.brokers()),
             isr_nodes: ids(&state.in_sync(partition)),
             offline_replicas: ids(&state.offline(partition)),
             // Raft elects only replicas that have everything committed, in sync or not: there is no other list.

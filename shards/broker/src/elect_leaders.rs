@@ -111,7 +111,7 @@ fn all_partitions(state: &State) -> Vec<TopicPartitions> {
 /// is no unclean one.
 fn elect(state: &State, election: Election, partition: &Partition) -> Outcome {
     let leader = state.leader(partition.group).map(|(node, _)| node);
-    let preferred = partition.replicas[0];
+    let preferred = partition.wanted_brokers()[0];
     Outcome::Known(match (election, leader) {
         (Election::Preferred, Some(leader)) if leader == preferred => ErrorCode::ElectionNotNeeded,
         (Election::Preferred, Some(from)) if state.alive.contains(&preferred) => {

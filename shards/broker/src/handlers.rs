@@ -6,10 +6,11 @@ use protocol::frame::Request;
 use crate::state::State;
 use crate::step::{RequestInfo, Step};
 use crate::{
-    alter_configs, configs, create_partitions, create_topics, delete_records, delete_topics,
-    describe_cluster, describe_log_dirs, describe_producers, describe_topic_partitions, elect_leaders, fetch,
-    find_coordinator, groups, init_producer_id, list_config_resources, list_offsets, metadata_request,
-    offset_for_leader_epoch, offsets, sasl_handshake,
+    add_raft_voter, alter_configs, alter_partition_reassignments, configs, create_partitions, create_topics,
+    delete_records, delete_topics, describe_cluster, describe_log_dirs, describe_producers, describe_quorum,
+    describe_topic_partitions, elect_leaders, fetch, find_coordinator, groups, init_producer_id,
+    list_config_resources, list_offsets, list_partition_reassignments, metadata_request,
+    offset_for_leader_epoch, offsets, remove_raft_voter, sasl_handshake, unregister_broker,
 };
 
 pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: Request) -> Step {
@@ -47,5 +48,13 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: Request)
         Request::DescribeTopicPartitions(data) => describe_topic_partitions::handle(state, data),
         Request::DescribeProducers(data) => describe_producers::handle(state, data),
         Request::ElectLeaders(data) => elect_leaders::handle(state, info, data),
+        Request::AlterPartitionReassignments(data) => {
+            alter_partition_reassignments::handle(state, info, data)
+        }
+        Request::ListPartitionReassignments(data) => list_partition_reassignments::handle(state, data),
+        Request::DescribeQuorum(data) => describe_quorum::handle(state, info, data),
+        Request::UnregisterBroker(data) => unregister_broker::handle(info, data),
+        Request::AddRaftVoter(data) => add_raft_voter::handle(state, info, data),
+        Request::RemoveRaftVoter(data) => remove_raft_voter::handle(state, info, data),
     }
 }

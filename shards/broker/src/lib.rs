@@ -4,7 +4,9 @@
 //! owners of groups and what to do with their results. The broker holds no partition: the shard routes
 //! each [`Op`] to the owner of its group, here or over a ring, and brings the [`OpResult`] back.
 
+mod add_raft_voter;
 mod alter_configs;
+mod alter_partition_reassignments;
 mod api_versions;
 mod authorized_operations;
 mod broker;
@@ -18,6 +20,7 @@ mod delete_topics;
 mod describe_cluster;
 mod describe_log_dirs;
 mod describe_producers;
+mod describe_quorum;
 mod describe_topic_partitions;
 mod elect_leaders;
 mod errors;
@@ -29,6 +32,7 @@ mod handlers;
 mod init_producer_id;
 mod list_config_resources;
 mod list_offsets;
+mod list_partition_reassignments;
 mod metadata_request;
 mod offset_for_leader_epoch;
 mod offsets;
@@ -36,15 +40,17 @@ mod op;
 mod partitions;
 mod produce;
 mod proposals;
+mod remove_raft_voter;
 mod response_memory;
 mod sasl_handshake;
 mod state;
 mod step;
+mod unregister_broker;
 
 pub use broker::{Broker, Output, Target};
 pub use config::BrokerConfig;
 pub use errors::PartitionError;
 pub use op::{
     ActiveProducer, FetchItem, FetchOp, FetchedPartition, GroupOp, ListOffsetsOp, MetadataOp, Op, OpResult,
-    OpToken, ProduceOp, Produced,
+    OpToken, ProduceOp, Produced, Quorum, QuorumReplica,
 };

@@ -169,7 +169,7 @@ fn describe(state: &State, topic: &Topic, operations: OperationsAskedFor) -> Met
             partition_index: index,
             leader_id: leader.map_or(-1, |(node, _)| node.0),
             leader_epoch: leader.map_or(-1, |(_, term)| term.leader_epoch()),
-            replica_nodes: ids(&partition.replicas),
+            replica_nodes: ids(&partition.brokers()),
             isr_nodes: ids(&state.in_sync(partition)),
             offline_replicas: ids(&state.offline(partition)),
             ..Default::default()

@@ -7,7 +7,7 @@ use coordinator::{GroupRequest, GroupResponse, RequestContext};
 use metadata::{Applied, Command};
 use protocol::batch::BatchHeader;
 use protocol::messages::ErrorCode;
-use types::{GroupId, NodeId, Offset, ProducerId};
+use types::{GroupId, LogIndex, NodeId, Offset, ProducerId, Term};
 
 use crate::PartitionError;
 
@@ -170,6 +170,11 @@ pub enum MetadataOp {
         /// On the monotonic clock of this process.
         deadline_us: u64,
     },
+    /// How the metadata group is, as its leader says before `deadline_us`.
+    DescribeQuorum {
+        /// On the monotonic clock of this process.
+        deadline_us: u64,
+    },
     /// Let another replica lead a group; answered when it does, or `deadline_us` passes.
     HandOver {
         /// The group.
@@ -211,10 +216,40 @@ pub enum OpResult {
     Group(Result<GroupResponse, ErrorCode>),
     /// Of [`MetadataOp::Propose`].
     Metadata(Result<Applied, ErrorCode>),
+    /// Of [`MetadataOp::DescribeQuorum`]; that it cannot be had is told as [`OpResult::Metadata`].
+    Quorum(Quorum),
     /// Of [`MetadataOp::HandOver`]: whether the replica leads.
     HandedOver(bool),
     /// The request's time passed before the owner answered.
     TimedOut,
+}
+
+/// The metadata group, as its leader knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quorum {
+    /// The leader.
+    pub leader: NodeId,
+    /// Its term.
+    pub term: Term,
+    /// The last entry that is committed.
+    pub committed: LogIndex,
+    /// The replicas that vote, by node; while voters change, those of before too.
+    pub voters: Vec<QuorumReplica>,
+    /// The replicas that learn, by node.
+    pub observers: Vec<QuorumReplica>,
+}
+
+/// One replica of the metadata group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuorumReplica {
+    /// Its node.
+    pub node: NodeId,
+    /// The last entry that it is known to have.
+    pub last: LogIndex,
+    /// When it was last heard, in milliseconds of the leader's wall clock; `None` where it never was.
+    pub heard_ms: Option<i64>,
+    /// When it was last known to have everything; `None` where that is not known.
+    pub caught_up_ms: Option<i64>,
 }
 
 /// One producer of a partition (KIP-664).

@@ -1,12 +1,16 @@
 //! Requests that change several things of the metadata: each is planned, committed and answered for itself.
 
 use metadata::{Applied, Command, MetadataError};
-use protocol::messages::ErrorCode;
+use protocol::frame::Response;
+use protocol::messages::{ErrorCode, KafkaString, kafka_string};
 
 use crate::broker::Target;
 use crate::op::{MetadataOp, Op, OpResult};
 use crate::state::State;
 use crate::step::Step;
+
+/// How long a change may take where the request does not say (Kafka's `request.timeout.ms`).
+pub(crate) const CHANGE_TIMEOUT_MS: i64 = 30_000;
 
 /// Why one change was not made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +88,26 @@ impl<T: 'static> Proposals<T> {
     }
 }
 
-fn outcome(result: OpResult) -> Result<(), Refusal> {
+/// Commits the only change of a request, where it could be planned, and answers with a code and words.
+pub(crate) fn propose_one(
+    planned: Result<Command, Refusal>,
+    deadline_us: u64,
+    respond: impl FnOnce(i16, Option<KafkaString>) -> Response + 'static,
+) -> Step {
+    let mut proposals = Proposals::new(false, deadline_us);
+    proposals.push((), planned);
+    proposals.gather(|_, outcomes| {
+        let (_, outcome) = outcomes.into_iter().next().expect("there is one change");
+        let (code, message) = match outcome {
+            Ok(()) => (ErrorCode::None, None),
+            Err(Refusal { code, message }) => (code, message),
+        };
+        Step::Reply(respond(code.code(), message.as_deref().map(kafka_string)))
+    })
+}
+
+/// What came of a proposal.
+pub(crate) fn outcome(result: OpResult) -> Result<(), Refusal> {
     match result {
         OpResult::Metadata(Ok(Applied::Refused(error))) => Err(error.into()),
         OpResult::Metadata(Ok(_)) => Ok(()),

@@ -65,12 +65,12 @@ impl State {
     pub(crate) fn in_sync(&self, partition: &Partition) -> Vec<NodeId> {
         let said = self.leaders.get(&partition.group).map_or(&[][..], |known| &known.in_sync);
         let among = if said.is_empty() { partition.replicas.as_slice() } else { said };
-        partition.replicas.iter().copied().filter(|node| among.contains(node)).collect()
+        partition.brokers().into_iter().filter(|node| among.contains(node)).collect()
     }
 
     /// The replicas of a partition whose nodes are not alive.
     pub(crate) fn offline(&self, partition: &Partition) -> Vec<NodeId> {
-        partition.replicas.iter().copied().filter(|node| !self.alive.contains(node)).collect()
+        partition.brokers().into_iter().filter(|node| !self.alive.contains(node)).collect()
     }
 
     /// The registered brokers that are alive, which are those that clients are told.

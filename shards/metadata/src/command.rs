@@ -38,7 +38,7 @@ pub enum Command {
         peer: Option<Endpoint>,
     },
     /// Forgets a broker, and ends its part in the metadata group (Kafka's UnregisterBroker). Refused while it holds
-    /// replicas. Its configurations stay.
+    /// replicas. Its configurations stay, but for that it was to be emptied.
     UnregisterBroker {
         /// The broker.
         node: NodeId,

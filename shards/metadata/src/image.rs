@@ -6,7 +6,7 @@ use std::sync::Arc;
 use types::{DirectoryId, GroupId, LogIndex, NodeId, PartitionIndex, ReplicaId, TopicId};
 
 use crate::command::Endpoint;
-use crate::configs::{BrokerDefaults, BrokerLayers, StaticSettings, TopicConfig};
+use crate::configs::{BROKER_DRAINING, BrokerDefaults, BrokerLayers, StaticSettings, TopicConfig};
 use crate::names::{collision_key, is_internal_topic};
 use crate::partition::Partition;
 use crate::shared_map::SharedMap;
@@ -270,6 +270,13 @@ impl MetadataImage {
     /// The dynamic configurations of one broker alone.
     pub fn broker_configs(&self, node: NodeId) -> Option<&BTreeMap<String, String>> {
         self.broker_configs.get(&node)
+    }
+
+    /// Whether a broker is to be emptied.
+    pub fn is_draining(&self, node: NodeId) -> bool {
+        self.broker_configs(node)
+            .and_then(|configs| configs.get(BROKER_DRAINING))
+            .is_some_and(|value| value == "true")
     }
 
     pub(crate) fn all_broker_configs(&self) -> &BTreeMap<NodeId, BTreeMap<String, String>> {

@@ -17,6 +17,7 @@ mod placement;
 mod plan;
 mod plan_configs;
 mod plan_moves;
+mod rebalance;
 mod shared_map;
 mod state;
 #[cfg(test)]
@@ -38,5 +39,6 @@ pub use plan_configs::{
     ConfigOperation, ConfigOperationKind, plan_alter_configs, plan_incremental_alter, resolve_config_resource,
 };
 pub use plan_moves::plan_reassignment;
+pub use rebalance::{PlacedPartition, PlanBroker, plan_drain, plan_rebalance, plan_replication_factor};
 pub use state::MetadataState;
 pub use topic_id::{cluster_id_from_seed, directory_id_from_seed, topic_id_from_seed, topic_id_text};

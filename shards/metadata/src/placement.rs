@@ -16,10 +16,12 @@ pub(crate) struct Placer {
     racks: Vec<PlacementRack>,
 }
 
+#[derive(Clone)]
 struct PlacementBroker {
     node: NodeId,
     /// Its position in `Placer::racks`.
     rack: usize,
+    is_draining: bool,
     total: BrokerLoad,
 }
 
@@ -48,11 +50,19 @@ impl Placer {
         let mut brokers: Vec<PlacementBroker> = (0..)
             .zip(by_rack.values())
             .flat_map(|(rack, nodes)| nodes.iter().map(move |node| (rack, *node)))
-            .map(|(rack, node)| PlacementBroker { node, rack, total: image.load(node) })
+            .map(|(rack, node)| {
+                let is_draining = image.is_draining(node);
+                PlacementBroker { node, rack, is_draining, total: image.load(node) }
+            })
             .collect();
         brokers.sort_by_key(|broker| broker.node);
+        Placer::of_brokers(brokers, by_rack.len())
+    }
+
+    /// Of brokers by their ids.
+    fn of_brokers(brokers: Vec<PlacementBroker>, rack_count: usize) -> Placer {
         let empty_rack = || PlacementRack { brokers: Vec::new(), total_replicas: 0 };
-        let mut racks: Vec<PlacementRack> = by_rack.values().map(|_| empty_rack()).collect();
+        let mut racks: Vec<PlacementRack> = (0..rack_count).map(|_| empty_rack()).collect();
         for (at, broker) in brokers.iter().enumerate() {
             racks[broker.rack].brokers.push(at);
             racks[broker.rack].total_replicas += u64::from(broker.total.replicas);
@@ -82,12 +92,34 @@ impl Placer {
         }
     }
 
+    /// Without the brokers that are to be emptied, where the others are enough for a partition.
+    fn without_draining(&self, replication_factor: usize) -> Option<Placer> {
+        let staying: Vec<PlacementBroker> =
+            self.brokers.iter().filter(|broker| !broker.is_draining).cloned().collect();
+        let is_needed = staying.len() < self.brokers.len() && staying.len() >= replication_factor;
+        is_needed.then(|| Placer::of_brokers(staying, self.racks.len()))
+    }
+
     /// Places `count` partitions of `replication_factor` replicas beside those that the topic has.
     ///
     /// A partition spreads over as many racks as it can. Within that, the topic's replicas spread evenly
     /// over racks by their size and over the brokers of each rack, its leaders evenly over its brokers;
-    /// what remains open goes to those that hold least of all topics, and then by the seed.
+    /// what remains open goes to those that hold least of all topics, and then by the seed. Brokers that are to be emptied
+    /// get nothing, unless the others are too few.
     pub(crate) fn place<'e>(
+        &self,
+        existing: impl Iterator<Item = &'e [NodeId]>,
+        count: usize,
+        replication_factor: usize,
+        seed: u64,
+    ) -> Vec<PartitionSpec> {
+        match self.without_draining(replication_factor) {
+            Some(placer) => placer.place_on_all(existing, count, replication_factor, seed),
+            None => self.place_on_all(existing, count, replication_factor, seed),
+        }
+    }
+
+    fn place_on_all<'e>(
         &self,
         existing: impl Iterator<Item = &'e [NodeId]>,
         count: usize,
@@ -112,7 +144,8 @@ impl Placer {
             topic.count(replicas.iter().copied());
             partitions.push(replicas);
         }
-        topic.balance_leaders(&mut partitions);
+        let leaders = topic.loads.iter().map(|load| load.leaders);
+        balance_leaders(&mut leaders.collect::<Vec<u32>>(), &mut partitions);
         let node = |at: usize| self.brokers[at].node;
         partitions
             .into_iter()
@@ -182,57 +215,57 @@ impl TopicPlacement<'_> {
             .expect("a partition has a replica")
     }
 
-    /// Moves leaderships among the new partitions' replicas until no chain of moves relieves any
-    /// broker by two. Choosing leaders one by one comes close but can paint itself into a corner.
-    fn balance_leaders(&mut self, partitions: &mut [Vec<usize>]) {
-        // Each round makes the sum of squares of the leader counts smaller, and few are needed.
-        for _ in 0..partitions.len() {
-            let least = self.loads.iter().map(|load| load.leaders).min().unwrap_or(0);
-            let mut overloaded: Vec<usize> =
-                (0..self.loads.len()).filter(|at| self.loads[*at].leaders >= least + 2).collect();
-            overloaded.sort_by_key(|at| std::cmp::Reverse(self.loads[*at].leaders));
-            let Some(chain) = overloaded.iter().find_map(|at| self.relieving_chain(*at, partitions)) else {
-                return;
-            };
-            for (partition, leader) in chain {
-                let replicas = &mut partitions[partition];
-                let order = replicas.iter().position(|at| *at == leader).expect("a replica of the partition");
-                self.loads[replicas[0]].leaders -= 1;
-                self.loads[leader].leaders += 1;
-                replicas.swap(0, order);
-            }
-        }
-    }
-
-    /// The moves (partition, new leader) that pass one leadership from `from` on to a broker with at
-    /// least two fewer.
-    fn relieving_chain(&self, from: usize, partitions: &[Vec<usize>]) -> Option<Vec<(usize, usize)>> {
-        let mut led_by = vec![Vec::new(); self.loads.len()];
-        for (partition, replicas) in partitions.iter().enumerate() {
-            led_by[replicas[0]].push(partition);
-        }
-        let mut reached_by: Vec<Option<usize>> = vec![None; self.loads.len()];
-        let mut queue = VecDeque::from([from]);
-        while let Some(at) = queue.pop_front() {
-            for partition in &led_by[at] {
-                for next in &partitions[*partition][1..] {
-                    if *next == from || reached_by[*next].is_some() {
-                        continue;
-                    }
-                    reached_by[*next] = Some(*partition);
-                    if self.loads[*next].leaders + 2 <= self.loads[from].leaders {
-                        return Some(chain_to(*next, from, &reached_by, partitions));
-                    }
-                    queue.push_back(*next);
-                }
-            }
-        }
-        None
-    }
-
     fn tie(&self, number: u64, at: usize) -> u64 {
         mix64(mix64(self.seed ^ number).wrapping_add(at as u64))
     }
+}
+
+/// Moves leaderships among the replicas of partitions, which are positions in `leaders`, until no chain of moves relieves
+/// any broker by two. (Choosing leaders one by one comes close but can paint itself into a corner.) `leaders` counts the
+/// partitions that each broker leads, these included.
+pub(crate) fn balance_leaders(leaders: &mut [u32], partitions: &mut [Vec<usize>]) {
+    // Each round makes the sum of squares of the counts smaller, and few are needed.
+    for _ in 0..partitions.len() {
+        let least = leaders.iter().copied().min().unwrap_or(0);
+        let mut overloaded: Vec<usize> =
+            (0..leaders.len()).filter(|at| leaders[*at] >= least.saturating_add(2)).collect();
+        overloaded.sort_by_key(|at| std::cmp::Reverse(leaders[*at]));
+        let Some(chain) = overloaded.iter().find_map(|at| relieving_chain(*at, leaders, partitions)) else {
+            return;
+        };
+        for (partition, leader) in chain {
+            let replicas = &mut partitions[partition];
+            let order = replicas.iter().position(|at| *at == leader).expect("a replica of the partition");
+            leaders[replicas[0]] -= 1;
+            leaders[leader] += 1;
+            replicas.swap(0, order);
+        }
+    }
+}
+
+/// The moves (partition, new leader) that pass one leadership from `from` on to a broker with at least two fewer.
+fn relieving_chain(from: usize, leaders: &[u32], partitions: &[Vec<usize>]) -> Option<Vec<(usize, usize)>> {
+    let mut led_by = vec![Vec::new(); leaders.len()];
+    for (partition, replicas) in partitions.iter().enumerate() {
+        led_by[replicas[0]].push(partition);
+    }
+    let mut reached_by: Vec<Option<usize>> = vec![None; leaders.len()];
+    let mut queue = VecDeque::from([from]);
+    while let Some(at) = queue.pop_front() {
+        for partition in &led_by[at] {
+            for next in &partitions[*partition][1..] {
+                if *next == from || reached_by[*next].is_some() {
+                    continue;
+                }
+                reached_by[*next] = Some(*partition);
+                if leaders[*next] + 2 <= leaders[from] {
+                    return Some(chain_to(*next, from, &reached_by, partitions));
+                }
+                queue.push_back(*next);
+            }
+        }
+    }
+    None
 }
 
 fn chain_to(
@@ -258,7 +291,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::image_with_racks;
+    use crate::command::{Command, ConfigResource};
+    use crate::configs::BROKER_DRAINING;
+    use crate::state::MetadataState;
+    use crate::testing::{apply, image_with_racks, state_with_racks};
 
     fn spread(counts: impl Iterator<Item = u32>) -> u32 {
         let counts: Vec<u32> = counts.collect();
@@ -275,6 +311,23 @@ mod tests {
             }
         }
         loads
+    }
+
+    #[test]
+    fn brokers_that_are_to_be_emptied_get_nothing_while_the_others_suffice() {
+        let mut state = state_with_racks(&[4]);
+        let set = vec![(BROKER_DRAINING.to_owned(), Some("true".to_owned()))];
+        let drain =
+            |node| Command::AlterConfigs { resource: ConfigResource::Broker(NodeId(node)), set: set.clone() };
+        apply(&mut state, drain(2));
+        let placed_on = |state: &mut MetadataState, replication_factor| {
+            let placed = Placer::new(&state.image()).place(std::iter::empty(), 12, replication_factor, 1);
+            placed.into_iter().flat_map(|spec| spec.replicas).collect::<BTreeSet<NodeId>>()
+        };
+        assert_eq!(placed_on(&mut state, 3), [1, 3, 4].map(NodeId).into());
+        assert_eq!(placed_on(&mut state, 4), [1, 2, 3, 4].map(NodeId).into());
+        apply(&mut state, Command::UnregisterBroker { node: NodeId(2) });
+        assert!(!state.image().is_draining(NodeId(2)), "forgotten with the broker");
     }
 
     fn rack_of(placer: &Placer, node: NodeId) -> usize {

@@ -9,6 +9,7 @@ use crate::command::{Command, PartitionSpec};
 use crate::error::MetadataError;
 use crate::image::{MetadataImage, Topic};
 use crate::names::{collision_key, is_internal_topic, validate_topic_name};
+use crate::partition::Partition;
 use crate::placement::Placer;
 use crate::plan_configs::new_topic_configs;
 use crate::topic_id::topic_id_from_seed;
@@ -214,7 +215,7 @@ pub fn plan_create_partitions(
     }
     check_room(image.partition_count(), added)?;
     let placer = Placer::new(image);
-    let replication_factor = topic.partitions[0].replicas.len();
+    let replication_factor = topic.partitions[0].wanted_brokers().len();
     let partitions = match &request.assignments {
         Some(assignments) if assignments.len() != added => {
             return Err(MetadataError::InvalidReplicaAssignment(format!(
@@ -228,7 +229,7 @@ pub fn plan_create_partitions(
             .collect::<Result<_, _>>()?,
         None => {
             let replication_factor = checked_replication_factor(replication_factor as i64, &placer)?;
-            let existing = topic.partitions.iter().map(|partition| partition.replicas.as_slice());
+            let existing = topic.partitions.iter().map(Partition::wanted_brokers);
             placer.place(existing, added, replication_factor, seed)
         }
     };

@@ -6,8 +6,8 @@ use types::NodeId;
 
 use crate::command::{Command, ConfigResource};
 use crate::configs::{
-    BROKER_CONFIGS, CleanupPolicy, ConfigDefinition, ConfigType, TOPIC_CONFIGS, TopicConfig, broker_config,
-    effective_topic_value, topic_config,
+    BROKER_CONFIGS, BROKER_DRAINING, CleanupPolicy, ConfigDefinition, ConfigType, TOPIC_CONFIGS, TopicConfig,
+    broker_config, effective_topic_value, topic_config,
 };
 use crate::error::MetadataError;
 use crate::image::MetadataImage;
@@ -247,12 +247,17 @@ impl<'a> Subject<'a> {
     fn definition(&self, name: &str) -> Result<&'static ConfigDefinition, MetadataError> {
         match self.resource {
             ConfigResource::Topic(_) => known_topic_config(name),
-            ConfigResource::BrokerDefault => known_broker_config(name),
-            ConfigResource::Broker(_) => {
+            ConfigResource::BrokerDefault | ConfigResource::Broker(_) => {
                 let definition = known_broker_config(name)?;
+                let is_for_all = self.resource == ConfigResource::BrokerDefault;
+                let reason = match definition.name == BROKER_DRAINING {
+                    own if own != is_for_all => return Ok(definition),
+                    true => "it is a single broker's; alter it with the broker's id as resource name",
+                    false => "it holds for the whole cluster; alter it with an empty resource name",
+                };
                 Err(MetadataError::InvalidConfig {
                     name: definition.name.to_owned(),
-                    reason: "it holds for the whole cluster; alter it with an empty resource name".to_owned(),
+                    reason: reason.to_owned(),
                 })
             }
         }
@@ -550,7 +555,7 @@ mod tests {
             ConfigResource::BrokerDefault,
             &["+log.cleanup.policy=compact"],
             expect![
-                "InvalidConfig: configuration log.cleanup.policy: it cannot be altered at run time; what can is auto.create.topics.enable, default.replication.factor, log.message.timestamp.after.max.ms, log.message.timestamp.before.max.ms, log.message.timestamp.type, log.retention.bytes, log.retention.hours, log.retention.minutes, log.retention.ms, log.roll.hours, log.roll.ms, log.segment.bytes, message.max.bytes, min.insync.replicas, num.partitions"
+                "InvalidConfig: configuration log.cleanup.policy: it cannot be altered at run time; what can is auto.create.topics.enable, broker.draining, default.replication.factor, log.message.timestamp.after.max.ms, log.message.timestamp.before.max.ms, log.message.timestamp.type, log.retention.bytes, log.retention.hours, log.retention.minutes, log.retention.ms, log.roll.hours, log.roll.ms, log.segment.bytes, message.max.bytes, min.insync.replicas, num.partitions"
             ],
         );
         check(
@@ -558,6 +563,14 @@ mod tests {
             &["+num.partitions=2"],
             expect![
                 "InvalidConfig: configuration num.partitions: it holds for the whole cluster; alter it with an empty resource name"
+            ],
+        );
+        check(BROKER, &["+broker.draining=TRUE"], expect!["broker.draining=true"]);
+        check(
+            ConfigResource::BrokerDefault,
+            &["+broker.draining=true"],
+            expect![
+                "InvalidConfig: configuration broker.draining: it is a single broker's; alter it with the broker's id as resource name"
             ],
         );
         check(BROKER, &["-num.partitions"], expect![""]);

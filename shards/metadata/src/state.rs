@@ -8,7 +8,7 @@ use types::limits::PARTITIONS_MAX;
 use types::{GroupId, LogIndex, NodeId, PartitionIndex, ProducerId, TopicId};
 
 use crate::command::{Applied, Command, ConfigResource, Endpoint, PartitionSpec, Reassignment};
-use crate::configs::StaticSettings;
+use crate::configs::{BROKER_DRAINING, StaticSettings};
 use crate::error::MetadataError;
 use crate::image::{Broker, MetadataImage, Topic, Voter};
 use crate::partition::Partition;
@@ -213,6 +213,11 @@ impl MetadataState {
         self.check_not_last(node)?;
         self.image.remove_broker(node);
         self.image.remove_voter(node);
+        // Where it is added again, it is to take part again.
+        let mut configs = self.image.broker_configs(node).cloned().unwrap_or_default();
+        if configs.remove(BROKER_DRAINING).is_some() {
+            self.image.set_broker_configs(node, configs);
+        }
         Ok(Applied::BrokerUnregistered)
     }
 

@@ -245,6 +245,18 @@ apis! {
         messages::list_config_resources_response::ListConfigResourcesResponseData;
     DescribeTopicPartitions: messages::describe_topic_partitions_request::DescribeTopicPartitionsRequestData,
         messages::describe_topic_partitions_response::DescribeTopicPartitionsResponseData;
+    AlterPartitionReassignments: messages::alter_partition_reassignments_request::AlterPartitionReassignmentsRequestData,
+        messages::alter_partition_reassignments_response::AlterPartitionReassignmentsResponseData;
+    ListPartitionReassignments: messages::list_partition_reassignments_request::ListPartitionReassignmentsRequestData,
+        messages::list_partition_reassignments_response::ListPartitionReassignmentsResponseData;
+    DescribeQuorum: messages::describe_quorum_request::DescribeQuorumRequestData,
+        messages::describe_quorum_response::DescribeQuorumResponseData;
+    UnregisterBroker: messages::unregister_broker_request::UnregisterBrokerRequestData,
+        messages::unregister_broker_response::UnregisterBrokerResponseData;
+    AddRaftVoter: messages::add_raft_voter_request::AddRaftVoterRequestData,
+        messages::add_raft_voter_response::AddRaftVoterResponseData;
+    RemoveRaftVoter: messages::remove_raft_voter_request::RemoveRaftVoterRequestData,
+        messages::remove_raft_voter_response::RemoveRaftVoterResponseData;
 }
 
 /// Decodes the body that [`decode_header`] left, of any API but Produce.

@@ -177,6 +177,14 @@ const DESCRIBE_PRODUCERS: &[Field] = &[structs(&[STRING, INT32S])];
 const LIST_CONFIG_RESOURCES: &[Field] = &[INT8S.since(1)];
 const DESCRIBE_TOPIC_PARTITIONS: &[Field] =
     &[structs(&[STRING]), INT32, Field::new(Kind::NullableStruct(&[STRING, INT32]))];
+const ALTER_PARTITION_REASSIGNMENTS: &[Field] =
+    &[INT32, INT8.since(1), structs(&[STRING, structs(&[INT32, INT32S.nullable()])])];
+const LIST_PARTITION_REASSIGNMENTS: &[Field] = &[INT32, structs(&[STRING, INT32S]).nullable()];
+const DESCRIBE_QUORUM: &[Field] = &[structs(&[STRING, structs(&[INT32])])];
+const UNREGISTER_BROKER: &[Field] = &[INT32];
+const ADD_RAFT_VOTER: &[Field] =
+    &[STRING.nullable(), INT32, INT32, UUID, structs(&[STRING, STRING, INT16]), INT8.since(1)];
+const REMOVE_RAFT_VOTER: &[Field] = &[STRING.nullable(), INT32, UUID];
 
 /// The fields of a request; `None` for those that are not decoded by way of this table.
 fn request_fields(key: ApiKey) -> Option<&'static [Field]> {
@@ -212,6 +220,12 @@ fn request_fields(key: ApiKey) -> Option<&'static [Field]> {
         ApiKey::DescribeProducers => DESCRIBE_PRODUCERS,
         ApiKey::ListConfigResources => LIST_CONFIG_RESOURCES,
         ApiKey::DescribeTopicPartitions => DESCRIBE_TOPIC_PARTITIONS,
+        ApiKey::AlterPartitionReassignments => ALTER_PARTITION_REASSIGNMENTS,
+        ApiKey::ListPartitionReassignments => LIST_PARTITION_REASSIGNMENTS,
+        ApiKey::DescribeQuorum => DESCRIBE_QUORUM,
+        ApiKey::UnregisterBroker => UNREGISTER_BROKER,
+        ApiKey::AddRaftVoter => ADD_RAFT_VOTER,
+        ApiKey::RemoveRaftVoter => REMOVE_RAFT_VOTER,
         _ => return None,
     })
 }

@@ -17,6 +17,7 @@ mod moves;
 mod partition_host;
 mod peer_message;
 mod peers;
+mod quorum;
 mod raft_metrics;
 mod rate;
 mod reads;

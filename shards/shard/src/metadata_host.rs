@@ -138,11 +138,16 @@ impl MetadataHost {
         request: u64,
         outcome: Result<(LogIndex, Term), ErrorCode>,
     ) {
-        let Some((_, Some(waiter))) = self.forwarded.remove(&request) else { return };
+        let Some(waiter) = self.take_forwarded(request) else { return };
         match outcome {
             Ok((index, term)) => self.on_proposed(index, term, waiter),
             Err(error) => self.failed.push((waiter.0, OpResult::Metadata(Err(error)))),
         }
+    }
+
+    /// Who waits for the answer to what was forwarded, which has come.
+    pub(crate) fn take_forwarded(&mut self, request: u64) -> Option<Waiter> {
+        self.forwarded.remove(&request)?.1
     }
 
     /// The connection to a node is gone: what was forwarded to it may or may not come about.

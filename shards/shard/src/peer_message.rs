@@ -12,7 +12,12 @@
 //! | 6 pull | group u64, offset u64, bytes u32 |
 //! | 7 pulled | group u64, offset u64, batches |
 //! | 8 hand over | group u64, node u32 |
+//! | 9 ask quorum | request u64 |
+//! | 10 quorum | request u64, told u8, then leader u32, term u64, committed u64, voters and observers, or an error code u32 |
+//!
+//! Voters and observers: count u32, each: node u32, last u64, heard and caught up in milliseconds u64, 0 where it is not known.
 
+use broker::{Quorum, QuorumReplica};
 use bytes::Bytes;
 use protocol::messages::ErrorCode;
 use raft_group::{FrameError, FrameReader, FrameWriter, Message, read_message, write_message};
@@ -28,9 +33,14 @@ const PROPOSED: u8 = 5;
 const PULL: u8 = 6;
 const PULLED: u8 = 7;
 const HAND_OVER: u8 = 8;
+const ASK_QUORUM: u8 = 9;
+const QUORUM: u8 = 10;
 
 /// The least that one leader takes in [`PeerMessage::Leaders`].
 const LEADER_BYTES_MIN: usize = 8 + 8 + 1 + 1;
+
+/// What one replica takes in [`PeerMessage::Quorum`].
+const QUORUM_REPLICA_BYTES: usize = 4 + 8 + 8 + 8;
 
 /// One message between two nodes.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +99,18 @@ pub enum PeerMessage {
         /// Who is to lead it.
         to: NodeId,
     },
+    /// How is the metadata group, which the receiver leads?
+    AskQuorum {
+        /// Names the request in the answer.
+        request: u64,
+    },
+    /// The answer to [`PeerMessage::AskQuorum`].
+    Quorum {
+        /// The request.
+        request: u64,
+        /// The group, or why the sender cannot tell.
+        outcome: Result<Quorum, ErrorCode>,
+    },
 }
 
 impl PeerMessage {
@@ -99,9 +121,11 @@ impl PeerMessage {
             | PeerMessage::HandOver { group, .. }
             | PeerMessage::Pull { group, .. }
             | PeerMessage::Pulled { group, .. } => Some(*group),
-            PeerMessage::Leaders(_) | PeerMessage::Propose { .. } | PeerMessage::Proposed { .. } => {
-                Some(GroupId::METADATA)
-            }
+            PeerMessage::Leaders(_)
+            | PeerMessage::Propose { .. }
+            | PeerMessage::Proposed { .. }
+            | PeerMessage::AskQuorum { .. }
+            | PeerMessage::Quorum { .. } => Some(GroupId::METADATA),
             PeerMessage::Beat { .. } => None,
         }
     }
@@ -139,7 +163,7 @@ impl PeerMessage {
                         frame.put_u64(index.0);
                         frame.put_u64(term.0);
                     }
-                    Err(error) => frame.put_u32(i32::from(error.code()).cast_unsigned()),
+                    Err(error) => write_error(*error, frame),
                 }
             }
             PeerMessage::Pull { group, offset, bytes } => {
@@ -158,6 +182,19 @@ impl PeerMessage {
                 frame.put_u8(HAND_OVER);
                 frame.put_u64(group.0);
                 frame.put_u32(to.0.cast_unsigned());
+            }
+            PeerMessage::AskQuorum { request } => {
+                frame.put_u8(ASK_QUORUM);
+                frame.put_u64(*request);
+            }
+            PeerMessage::Quorum { request, outcome } => {
+                frame.put_u8(QUORUM);
+                frame.put_u64(*request);
+                frame.put_u8(u8::from(outcome.is_ok()));
+                match outcome {
+                    Ok(quorum) => write_quorum(quorum, frame),
+                    Err(error) => write_error(*error, frame),
+                }
             }
         }
     }
@@ -185,6 +222,15 @@ impl PeerMessage {
                 PeerMessage::Pulled { group, offset, batches: batches.into_iter().collect() }
             }
             HAND_OVER => PeerMessage::HandOver { group: GroupId(frame.u64()?), to: read_node(frame)? },
+            ASK_QUORUM => PeerMessage::AskQuorum { request: frame.u64()? },
+            QUORUM => {
+                let request = frame.u64()?;
+                let outcome = match frame.bool("told")? {
+                    true => Ok(read_quorum(frame)?),
+                    false => Err(read_error(frame)?),
+                };
+                PeerMessage::Quorum { request, outcome }
+            }
             _ => return Err(FrameError::Field("kind of message")),
         })
     }
@@ -229,8 +275,49 @@ fn read_outcome(frame: &mut FrameReader) -> Result<Result<(LogIndex, Term), Erro
     if frame.bool("taken")? {
         return Ok(Ok((LogIndex(frame.u64()?), Term(frame.u64()?))));
     }
+    Ok(Err(read_error(frame)?))
+}
+
+fn write_error(error: ErrorCode, frame: &mut FrameWriter) {
+    frame.put_u32(i32::from(error.code()).cast_unsigned());
+}
+
+fn read_error(frame: &mut FrameReader) -> Result<ErrorCode, FrameError> {
     let code = i16::try_from(frame.u32()?.cast_signed()).map_err(|_| FrameError::Field("error code"))?;
-    Ok(Err(ErrorCode::from(code)))
+    Ok(ErrorCode::from(code))
+}
+
+fn write_quorum(quorum: &Quorum, frame: &mut FrameWriter) {
+    frame.put_u32(quorum.leader.0.cast_unsigned());
+    frame.put_u64(quorum.term.0);
+    frame.put_u64(quorum.committed.0);
+    for replicas in [&quorum.voters, &quorum.observers] {
+        frame.put_u32(u32::try_from(replicas.len()).expect("a cluster has few nodes"));
+        for replica in replicas {
+            frame.put_u32(replica.node.0.cast_unsigned());
+            frame.put_u64(replica.last.0);
+            frame.put_u64(replica.heard_ms.unwrap_or(0).cast_unsigned());
+            frame.put_u64(replica.caught_up_ms.unwrap_or(0).cast_unsigned());
+        }
+    }
+}
+
+fn read_quorum(frame: &mut FrameReader) -> Result<Quorum, FrameError> {
+    let (leader, term, committed) = (read_node(frame)?, Term(frame.u64()?), LogIndex(frame.u64()?));
+    let mut replicas = || {
+        let count = frame.u32()? as usize;
+        if count > frame.left_bytes() / QUORUM_REPLICA_BYTES {
+            return Err(FrameError::Short);
+        }
+        let mut replicas = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (node, last) = (read_node(frame)?, LogIndex(frame.u64()?));
+            let mut time = || Ok(Some(frame.u64()?.cast_signed()).filter(|ms| *ms != 0));
+            replicas.push(QuorumReplica { node, last, heard_ms: time()?, caught_up_ms: time()? });
+        }
+        Ok(replicas)
+    };
+    Ok(Quorum { leader, term, committed, voters: replicas()?, observers: replicas()? })
 }
 
 #[cfg(test)]
@@ -246,6 +333,11 @@ mod tests {
         let leads = LeaderChange { group, term, leader: Some(NodeId(3)), in_sync };
         let resigned = LeaderChange { leader: None, in_sync: std::sync::Arc::default(), ..leads.clone() };
         let batches = Bytes::from(vec![5; 2_000]);
+        let replica =
+            QuorumReplica { node: NodeId(1), last: LogIndex(7), heard_ms: Some(9), caught_up_ms: None };
+        let voters = vec![replica, QuorumReplica { node: NodeId(4), ..replica }];
+        let (leader, committed) = (NodeId(1), LogIndex(6));
+        let quorum = Quorum { leader, term, committed, voters, observers: Vec::new() };
         let messages = [
             PeerMessage::Beat { hears_you: true },
             PeerMessage::Raft { group, message: Message { to: 1, from: 4, ..append() } },
@@ -257,6 +349,9 @@ mod tests {
             PeerMessage::Pulled { group, offset, batches: vec![batches] },
             PeerMessage::Pulled { group, offset, batches: Vec::new() },
             PeerMessage::HandOver { group, to: NodeId(2) },
+            PeerMessage::AskQuorum { request: 5 },
+            PeerMessage::Quorum { request: 5, outcome: Err(ErrorCode::NotLeaderOrFollower) },
+            PeerMessage::Quorum { request: 6, outcome: Ok(quorum) },
         ];
         let mut frame = FrameWriter::default();
         messages.iter().for_each(|message| message.write(&mut frame));

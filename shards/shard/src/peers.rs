@@ -127,6 +127,13 @@ impl Peers {
         node == self.own || self.peers.get(&node).is_some_and(|peer| peer.is_alive)
     }
 
+    /// When another node was last heard, on the wall clock in milliseconds.
+    pub(crate) fn heard_ms(&self, now: Now, node: NodeId) -> Option<i64> {
+        let heard_us = self.peers.get(&node)?.heard_us?;
+        let ago_ms = now.mono_us.saturating_sub(heard_us) / 1_000;
+        Some(now.wall_ms - i64::try_from(ago_ms).expect("a process does not last so long"))
+    }
+
     /// Whether another node has been alive for so long.
     pub(crate) fn is_settled(&self, now: Now, node: NodeId, ms: i64) -> bool {
         let since = self.peers.get(&node).filter(|peer| peer.is_alive).map(|peer| peer.alive_since_us);
@@ -318,6 +325,8 @@ impl Shard {
             PeerMessage::Propose { request, command } => self.on_forwarded(peer, request, command),
             PeerMessage::Proposed { request, outcome } => self.on_proposed(request, outcome),
             PeerMessage::HandOver { group, to } => self.on_hand_over(now, group, to),
+            PeerMessage::AskQuorum { request } => self.on_quorum_asked(now, peer, request),
+            PeerMessage::Quorum { request, outcome } => self.on_quorum_told(request, outcome),
             PeerMessage::Pull { group, offset, bytes } => self.on_pull(peer, group, offset, bytes),
             PeerMessage::Pulled { group, offset, batches } => {
                 self.on_pulled(now, peer, group, offset, &batches)

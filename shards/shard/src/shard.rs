@@ -409,6 +409,9 @@ impl Shard {
             Op::Metadata(MetadataOp::Propose { command, deadline_us }) => {
                 self.change_metadata(&command, Some((asker, deadline_us)));
             }
+            Op::Metadata(MetadataOp::DescribeQuorum { deadline_us }) => {
+                self.describe_quorum(now, (asker, deadline_us));
+            }
             Op::Metadata(MetadataOp::HandOver { group, from, to, deadline_us }) => {
                 self.await_hand_over(group, to, (asker, deadline_us));
                 self.ask_hand_over(now, from, group, to);

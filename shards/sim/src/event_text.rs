@@ -89,6 +89,8 @@ fn kind_of(message: &PeerMessage) -> String {
         PeerMessage::Propose { request, .. } => format!("proposal {request}"),
         PeerMessage::Proposed { request, outcome } => format!("outcome of proposal {request}: {outcome:?}"),
         PeerMessage::HandOver { group, to } => format!("group {group} is to be led by node {to}"),
+        PeerMessage::AskQuorum { request } => format!("question {request} about the quorum"),
+        PeerMessage::Quorum { request, outcome } => format!("quorum for {request}: {outcome:?}"),
         PeerMessage::Pull { group, offset, .. } => format!("pull of group {group} from {offset}"),
         PeerMessage::Pulled { group, offset, .. } => format!("batches of group {group} from {offset}"),
     }

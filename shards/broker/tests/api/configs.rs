@@ -237,7 +237,9 @@ fn alterations_are_refused_one_by_one() {
             ErrorCode::InvalidRequest,
         ),
         ((BROKER, "1"), broker, ErrorCode::InvalidConfig),
-        ((BROKER, "2"), broker, ErrorCode::InvalidRequest),
+        ((BROKER, "2"), broker, ErrorCode::InvalidConfig),
+        ((BROKER, "3"), broker, ErrorCode::BrokerIdNotRegistered),
+        ((BROKER, ""), &[("broker.draining", SET, Some("true"))], ErrorCode::InvalidConfig),
         ((BROKER, "x"), broker, ErrorCode::InvalidRequest),
         ((BROKER_LOGGER, "1"), good, ErrorCode::InvalidRequest),
         ((16, "subscription"), good, ErrorCode::InvalidRequest),
@@ -279,7 +281,7 @@ fn the_older_request_replaces_everything() {
         ((TOPIC, "missing"), &both[..1], ErrorCode::UnknownTopicOrPartition),
         ((TOPIC, ORDERS), &[("retention.ms", None)], ErrorCode::InvalidRequest),
         ((TOPIC, ORDERS), &[("no.such", Some("1"))], ErrorCode::InvalidConfig),
-        ((BROKER, "2"), &[], ErrorCode::InvalidRequest),
+        ((BROKER, "2"), &[], ErrorCode::None),
         ((BROKER_LOGGER, "1"), &[], ErrorCode::InvalidRequest),
     ] {
         assert_eq!(full(&mut world, false, resource, configs), expected, "{resource:?} {configs:?}");

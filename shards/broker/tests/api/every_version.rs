@@ -9,6 +9,7 @@ use protocol::messages::*;
 use types::{Offset, ProducerId};
 
 use crate::fetch::{fetch_request, partition};
+use crate::moves::quorum;
 use crate::produce::produce_request;
 use crate::world::*;
 
@@ -299,6 +300,61 @@ fn config_request(key: ApiKey, version: i16) -> Request {
                 ..Default::default()
             },
         ),
+        _ => membership_request(key, version),
+    }
+}
+
+fn membership_request(key: ApiKey, version: i16) -> Request {
+    match key {
+        ApiKey::AlterPartitionReassignments => {
+            let partitions =
+                [0, 9].map(|partition_index| alter_partition_reassignments_request::ReassignablePartition {
+                    partition_index,
+                    replicas: Some(vec![2]),
+                    ..Default::default()
+                });
+            let topics = vec![alter_partition_reassignments_request::ReassignableTopic {
+                name: text(ORDERS),
+                partitions: partitions.to_vec(),
+                ..Default::default()
+            }];
+            Request::AlterPartitionReassignments(
+                alter_partition_reassignments_request::AlterPartitionReassignmentsRequestData {
+                    allow_replication_factor_change: version < 1,
+                    topics,
+                    ..Default::default()
+                },
+            )
+        }
+        ApiKey::ListPartitionReassignments => Request::ListPartitionReassignments(Default::default()),
+        ApiKey::DescribeQuorum => {
+            let partitions = vec![describe_quorum_request::PartitionData::default()];
+            let topics = vec![describe_quorum_request::TopicData {
+                topic_name: text("__cluster_metadata"),
+                partitions,
+                ..Default::default()
+            }];
+            Request::DescribeQuorum(describe_quorum_request::DescribeQuorumRequestData {
+                topics,
+                ..Default::default()
+            })
+        }
+        ApiKey::UnregisterBroker => Request::UnregisterBroker(Default::default()),
+        ApiKey::AddRaftVoter => {
+            let listener = add_raft_voter_request::Listener {
+                name: text("RAFT"),
+                host: text("seven"),
+                port: 9192,
+                ..Default::default()
+            };
+            Request::AddRaftVoter(add_raft_voter_request::AddRaftVoterRequestData {
+                voter_id: 7,
+                listeners: vec![listener],
+                ack_when_committed: version < 1,
+                ..Default::default()
+            })
+        }
+        ApiKey::RemoveRaftVoter => Request::RemoveRaftVoter(Default::default()),
         other => panic!("there is no request of {other:?}"),
     }
 }
@@ -327,6 +383,7 @@ fn succeed(op: &Op) -> OpResult {
             OpResult::DescribeLogs(groups.iter().map(|group| (*group, 1)).collect())
         }
         Op::Group(op) => OpResult::Group(Ok(group_response(&op.request))),
+        Op::Metadata(MetadataOp::DescribeQuorum { .. }) => OpResult::Quorum(quorum()),
         Op::Metadata(_) | Op::CancelFetchWait => unreachable!("made by the test itself"),
     }
 }

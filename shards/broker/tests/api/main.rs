@@ -7,6 +7,7 @@ mod every_version;
 mod fetch;
 mod groups;
 mod metadata;
+mod moves;
 mod produce;
 mod topics;
 mod world;

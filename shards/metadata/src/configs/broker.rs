@@ -1,4 +1,4 @@
-//! Broker configurations that can be set for the whole cluster at run time.
+//! Broker configurations that can be set at run time, for the whole cluster but for one.
 
 use types::limits::PARTITIONS_MAX;
 
@@ -6,6 +6,9 @@ use super::{Accepts, ConfigDefinition, ConfigType, MESSAGE_BYTES_MAX};
 
 const INT_MAX: i64 = i32::MAX as i64;
 const LONG_MAX: i64 = i64::MAX;
+
+/// The name of the one configuration that belongs to a single broker.
+pub const BROKER_DRAINING: &str = "broker.draining";
 
 /// Every such configuration, in alphabetic order. Names and defaults are those of Kafka 4.3.
 pub static BROKER_CONFIGS: &[ConfigDefinition] = &[
@@ -16,6 +19,14 @@ pub static BROKER_CONFIGS: &[ConfigDefinition] = &[
         accepts: Accepts::AnyBoolean,
         synonyms: &[],
         documentation: "Whether a topic is created when a client asks for the metadata of one that does not exist.",
+    },
+    ConfigDefinition {
+        name: BROKER_DRAINING,
+        kind: ConfigType::Boolean,
+        default: Some("false"),
+        accepts: Accepts::AnyBoolean,
+        synonyms: &[],
+        documentation: "Whether the broker is to be emptied: it gets no new replicas while there are enough other brokers.",
     },
     ConfigDefinition {
         name: "default.replication.factor",

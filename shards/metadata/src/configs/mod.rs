@@ -9,7 +9,7 @@ mod describe;
 mod resolve;
 mod topic;
 
-pub use broker::BROKER_CONFIGS;
+pub use broker::{BROKER_CONFIGS, BROKER_DRAINING};
 pub use describe::{ConfigEntry, ConfigSource, ConfigSynonym, describe_broker, describe_topic};
 pub use resolve::{BrokerDefaults, CleanupPolicy, StaticSettings, TimestampType, TopicConfig};
 pub use topic::TOPIC_CONFIGS;
