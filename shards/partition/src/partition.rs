@@ -1,10 +1,11 @@
 //! A partition: what may be appended, what is committed, what has reached its segments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use log::segment::{NextBatch, RetentionConfig, RollConfig, SegmentInfo, SegmentList};
 use protocol::batch::BatchHeader;
+use types::mutants::{Mutant, is_planted};
 use types::{LogIndex, Offset, ProducerId, Term};
 
 use crate::checkpoint::{self, CheckpointError};
@@ -181,10 +182,7 @@ impl Partition {
         self.retired
             .add(segments.iter().map(|segment| segment.base).filter(|base| Some(*base) != flushed_to));
         self.log_start = offset;
-        self.high_watermark = offset;
-        self.next_offset = offset;
-        self.remembered_end = offset;
-        self.flushed_end = offset;
+        self.go_on_at(offset);
         self.applied = index;
         self.epochs = LeaderEpochs::default();
         self.producers = Producers::default();
@@ -273,7 +271,9 @@ impl Partition {
     /// This node does not lead any more: proposed batches may be lost.
     pub fn on_resigned(&mut self) {
         self.producers.forget_proposed();
-        self.next_offset = self.high_watermark;
+        if !is_planted(Mutant::KeepOffsetsOfLostBatches) {
+            self.next_offset = self.high_watermark;
+        }
     }
 
     /// Applies a committed entry. The data of a batch is one whole batch that was validated before it was proposed.
@@ -459,8 +459,8 @@ impl Partition {
     /// The checkpoint that the WAL should hold now: the last index whose data is all in segments, and the state.
     pub fn checkpoint(&self) -> (LogIndex, Bytes) {
         let index = match self.tail.unflushed().next() {
-            Some(batch) => LogIndex(batch.index.0 - 1),
-            None => self.applied,
+            Some(batch) if !is_planted(Mutant::CheckpointBeforeSegment) => LogIndex(batch.index.0 - 1),
+            Some(_) | None => self.applied,
         };
         // Of a void flush nothing is known but that its file may be there.
         let void = self.flushing.as_ref().filter(|_| self.is_flush_void).map(|plan| plan.segment);
@@ -517,12 +517,14 @@ impl Partition {
 
     /// What another replica needs beside the batches, as of the last applied entry.
     pub fn snapshot(&self) -> Bytes {
+        let nobody = HashMap::new();
+        let lacks_producers = is_planted(Mutant::SnapshotLacksProducers);
         checkpoint::encode(&checkpoint::State {
             log_start: self.log_start,
             flushed_end: self.high_watermark,
             end: self.high_watermark,
             epochs: &self.epochs,
-            producers: self.producers.committed(),
+            producers: if lacks_producers { &nobody } else { self.producers.committed() },
             segments: &SegmentList::new(),
             retired: Vec::new(),
         })
@@ -559,6 +561,10 @@ impl Partition {
             if header.last_offset() < self.high_watermark {
                 continue;
             }
+            if header.base_offset < self.high_watermark && self.holds_nothing() {
+                // A log may start within a batch, and with an empty log it then goes on at the beginning of that.
+                self.go_on_at(header.base_offset);
+            }
             if header.base_offset != self.high_watermark {
                 let (base, expected) = (header.base_offset, self.high_watermark);
                 return Err(format!("a batch at offset {base} does not go on at {expected}"));
@@ -569,6 +575,17 @@ impl Partition {
             self.apply_batch(self.applied.next(), batch, now_ms);
         }
         Ok(())
+    }
+
+    fn holds_nothing(&self) -> bool {
+        self.tail.start().is_none() && self.segments.is_empty()
+    }
+
+    fn go_on_at(&mut self, offset: Offset) {
+        self.high_watermark = offset;
+        self.next_offset = offset;
+        self.remembered_end = offset;
+        self.flushed_end = offset;
     }
 
     /// Whether a write to the segments is under way.

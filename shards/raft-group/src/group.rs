@@ -7,6 +7,8 @@ use log::wal::{Record, RecoveredGroup};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType};
 use raft::{Config, Error, INVALID_ID, ProgressState, RawNode, SnapshotStatus, StateRole, Storage};
 use types::hash::mix64;
+use types::limits::APPEND_BYTES_MAX;
+use types::mutants::{Mutant, is_planted};
 use types::{GroupId, LogIndex, NodeId, Term};
 
 use crate::LogView;
@@ -20,9 +22,6 @@ const CAMPAIGN_TICKS_APART: usize = 3;
 
 /// Ticks between two heartbeats of a leader that is ticked.
 const HEARTBEAT_TICKS: usize = 2;
-
-/// Bytes of one append message between nodes.
-const APPEND_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Append messages to one follower that are not yet acknowledged.
 const APPENDS_IN_FLIGHT_MAX: usize = 32;
@@ -157,7 +156,7 @@ impl Group {
             min_election_tick: ELECTION_TICKS,
             max_election_tick: ELECTION_TICKS + CAMPAIGN_TICKS_APART * options.voters.len() + 1,
             applied: index.0,
-            max_size_per_msg: APPEND_BYTES_MAX,
+            max_size_per_msg: APPEND_BYTES_MAX as u64,
             max_inflight_msgs: APPENDS_IN_FLIGHT_MAX,
             check_quorum: true,
             pre_vote: true,
@@ -181,6 +180,9 @@ impl Group {
     /// Takes a message of another replica. Those that come late, or from a replica that is none any more, change nothing.
     pub fn step(&mut self, mut message: Message) {
         assert!(message.to == self.node.raft.id, "a message is brought to its receiver");
+        if is_planted(Mutant::AcceptStaleAppend) && message.msg_type == MessageType::MsgAppend {
+            message.term = message.term.max(self.node.raft.term);
+        }
         // Who asks for votes does not lead any more. Its followers would otherwise trust in it for as long as its node
         // is alive, because nobody ticks them.
         let asks_for_votes =
@@ -317,7 +319,8 @@ impl Group {
         Role {
             term: Term(raft.term),
             leader: NodeId::from_raft_id(raft.leader_id),
-            serving: raft.state == StateRole::Leader && self.applied_term.0 == raft.term,
+            serving: raft.state == StateRole::Leader
+                && (self.applied_term.0 == raft.term || is_planted(Mutant::ServeBeforeOwnTerm)),
         }
     }
 
@@ -373,7 +376,7 @@ impl Group {
         }
         self.unpersisted.push_back(Unpersisted {
             number: ready.number(),
-            must_sync: work.must_sync,
+            must_sync: work.must_sync && !is_planted(Mutant::AckBeforeDurable),
             messages: ready.take_persisted_messages(),
             snapshot: work.snapshot.as_ref().map(|snapshot| snapshot.index),
         });
@@ -450,7 +453,7 @@ impl Group {
         Record::HardState {
             group: self.options.group,
             term: Term(hard_state.term),
-            vote: hard_state.vote,
+            vote: if is_planted(Mutant::ForgetVote) { 0 } else { hard_state.vote },
             commit: LogIndex(hard_state.commit),
         }
     }

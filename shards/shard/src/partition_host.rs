@@ -11,6 +11,7 @@ use partition::{AppendPlan, AppendRules, Applied, Command, Partition};
 use protocol::batch;
 use protocol::messages::ErrorCode;
 use raft_group::{Entry, Group, ProposeError, Role};
+use types::mutants::{Mutant, is_planted};
 use types::{GroupId, LogIndex, NodeId, Now, Offset, ShardId, Term};
 
 use crate::catch_up::CatchUp;
@@ -72,8 +73,8 @@ pub(crate) struct PartitionHost {
     pub in_sync: Arc<[NodeId]>,
     /// When each follower was last known to have everything, on the monotonic clock in microseconds.
     caught_up_us: BTreeMap<NodeId, u64>,
-    /// The last entry as of the last look at the followers.
-    last_seen: LogIndex,
+    /// The last entry as of the last look at the followers, and when that was.
+    last_seen: (LogIndex, u64),
     commit_seconds: Histogram,
     /// What this replica lacks and is to have before it may go on with the leader's log.
     pub catch_up: Option<CatchUp>,
@@ -109,7 +110,7 @@ impl PartitionHost {
             undriven_bytes: 0,
             in_sync: Arc::default(),
             caught_up_us: BTreeMap::new(),
-            last_seen: LogIndex(0),
+            last_seen: (LogIndex(0), 0),
             commit_seconds,
             catch_up: None,
         }
@@ -155,7 +156,10 @@ impl PartitionHost {
             return Err(self.not_leader());
         }
         let needs_commit = acks == -1;
-        if needs_commit && self.in_sync.len() < self.topic.config.min_insync_replicas {
+        if needs_commit
+            && self.in_sync.len() < self.topic.config.min_insync_replicas
+            && !is_planted(Mutant::MinInSyncNotChecked)
+        {
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
         let rules = append_rules(&self.topic.config);
@@ -203,11 +207,21 @@ impl PartitionHost {
     /// This node begins to lead. Nothing is known of the followers, so those that are alive count as in sync until they
     /// have had the time to show it.
     pub(crate) fn begin_leading(&mut self, now: Now, raft: &Group, is_alive: impl Fn(NodeId) -> bool) {
-        self.last_seen = LogIndex(u64::MAX);
+        self.last_seen = (raft.last_index(), now.mono_us);
         let alive = raft.followers().map(|follower| follower.node).filter(|node| is_alive(*node));
         self.caught_up_us = alive.map(|node| (node, now.mono_us)).collect();
         self.in_sync = Arc::default();
         self.update_in_sync(now, 0, raft, is_alive);
+    }
+
+    /// The log grows, and followers that had everything lack its end from now on.
+    pub(crate) fn begin_lagging(&mut self, now: Now, raft: &Group) {
+        self.last_seen = (raft.last_index(), now.mono_us);
+        for node in self.in_sync.iter() {
+            if let Some(caught_up_us) = self.caught_up_us.get_mut(node) {
+                *caught_up_us = now.mono_us;
+            }
+        }
     }
 
     /// Looks at the followers of a partition that this node leads: in sync are those that are alive and had everything, as of
@@ -219,13 +233,20 @@ impl PartitionHost {
         raft: &Group,
         is_alive: impl Fn(NodeId) -> bool,
     ) -> bool {
-        let last_seen = std::mem::replace(&mut self.last_seen, raft.last_index());
+        let last = raft.last_index();
+        let (seen, seen_us) = std::mem::replace(&mut self.last_seen, (last, now.mono_us));
         for follower in raft.followers() {
-            if !is_alive(follower.node) {
-                self.caught_up_us.remove(&follower.node);
-            } else if follower.matched >= last_seen {
-                self.caught_up_us.insert(follower.node, now.mono_us);
-            }
+            let had_all_us = match follower.matched {
+                _ if !is_alive(follower.node) => {
+                    self.caught_up_us.remove(&follower.node);
+                    continue;
+                }
+                matched if matched == last || is_planted(Mutant::LaggingReplicaInSync) => now.mono_us,
+                matched if matched >= seen => seen_us,
+                _ => continue,
+            };
+            let caught_up_us = self.caught_up_us.entry(follower.node).or_default();
+            *caught_up_us = had_all_us.max(*caught_up_us);
         }
         let in_time = |at_us: &u64| now.mono_us <= at_us + lag_ms_max.unsigned_abs() * 1_000;
         let own = self.role.leader;
@@ -322,7 +343,8 @@ impl PartitionHost {
         let applied = self.partition.apply(index, term, command, entry.data, now.wall_ms);
         while self.proposals.front().is_some_and(|proposal| proposal.index <= index) {
             let proposal = self.proposals.pop_front().expect("it was just seen");
-            let is_it = proposal.index == index && proposal.term == term;
+            let is_it =
+                proposal.index == index && (proposal.term == term || is_planted(Mutant::AnswerByIndexAlone));
             if is_it {
                 self.commit_seconds.record(now.mono_us.saturating_sub(proposal.proposed_us) as f64 / 1e6);
             }
@@ -358,8 +380,12 @@ impl PartitionHost {
     /// Entries up to `index` are durable on this node: answers those who asked for no more than that.
     pub(crate) fn on_durable(&mut self, index: LogIndex, answers: &mut Vec<Answer>) {
         for proposal in self.proposals.iter_mut().take_while(|proposal| proposal.index <= index) {
-            let is_content =
-                |waiter: &mut Waiter| matches!(waiter, Waiter::Produce { needs_commit: false, .. });
+            let is_content = |waiter: &mut Waiter| match waiter {
+                Waiter::Produce { needs_commit, .. } => {
+                    !*needs_commit || is_planted(Mutant::AnswerBeforeCommit)
+                }
+                Waiter::DeleteRecords { .. } | Waiter::Coordinator { .. } => false,
+            };
             for waiter in proposal.waiters.extract_if(.., is_content) {
                 if let Waiter::Produce { asker, produced, .. } = waiter {
                     answers.push((asker, OpResult::Produce(Ok(produced))));
@@ -371,6 +397,9 @@ impl PartitionHost {
     /// This node does not lead the term any more: what was proposed may or may not come about.
     pub(crate) fn on_resigned(&mut self, answers: &mut Vec<Answer>, written: &mut Vec<WrittenRecords>) {
         self.partition.on_resigned();
+        if is_planted(Mutant::AnswerByIndexAlone) {
+            return;
+        }
         for proposal in std::mem::take(&mut self.proposals) {
             for waiter in proposal.waiters {
                 self.answer(waiter, Err(self.not_leader()), answers, written);

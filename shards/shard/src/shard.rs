@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use broker::{Broker, BrokerConfig, MetadataOp, Op, OpResult, OpToken, Output, ProduceOp, Target};
-use log::wal::{Recovered, RecoveredGroup};
+use log::wal::{Record, Recovered, RecoveredGroup};
 use metadata::{MetadataImage, StaticSettings};
 use partition::Partition;
 use raft_group::{Group, GroupOptions};
 use types::hash::mix64;
+use types::mutants::{Mutant, is_planted};
 use types::{GroupId, NodeId, Now, ShardId};
 
 use crate::disk::DiskWork;
@@ -18,7 +19,7 @@ use crate::metadata_host::{MetadataHost, Registration, logged_directories};
 use crate::partition_host::{Answer, Asker, PartitionHost};
 use crate::peers::Peers;
 use crate::raft_metrics::RaftMetrics;
-use crate::wal::Wal;
+use crate::wal::{Unit, Wal};
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ pub(crate) struct Hosted {
     pub machine: Machine,
     /// The leader's node has connected anew: until its word comes, it may have ceased to lead.
     pub awaits_leader: bool,
+    /// Bytes of messages taken in since the group was last driven.
+    pub stepped_bytes: usize,
 }
 
 /// What a group replicates.
@@ -376,7 +379,8 @@ impl Shard {
         }
         let raft = self.new_group(GroupId::METADATA, self.config.metadata_voters.clone(), recovered);
         let machine = Machine::Metadata(Box::new(host));
-        self.hosted.insert(GroupId::METADATA, Hosted { raft, machine, awaits_leader: false });
+        self.hosted
+            .insert(GroupId::METADATA, Hosted { raft, machine, awaits_leader: false, stepped_bytes: 0 });
         self.watch_ticks(now, GroupId::METADATA);
     }
 
@@ -414,7 +418,9 @@ impl Shard {
             .filter(|group| image.partition_of_group(*group).is_none())
             .collect();
         for group in gone {
-            self.remove_partition(group);
+            if !is_planted(Mutant::KeepDeletedPartition) {
+                self.remove_partition(group);
+            }
         }
         // A group without a trace in the WAL may be new here, or deleted by a change that an image from before the last
         // start lacks. Made anew, it would vote again in terms in which it has voted.
@@ -460,7 +466,7 @@ impl Shard {
         );
         let retired = host.partition.take_retired_segments();
         let machine = Machine::Partition(Box::new(host));
-        self.hosted.insert(group, Hosted { raft, machine, awaits_leader: false });
+        self.hosted.insert(group, Hosted { raft, machine, awaits_leader: false, stepped_bytes: 0 });
         self.watch_ticks(now, group);
         if is_new {
             self.create_folder(group);
@@ -488,6 +494,9 @@ impl Shard {
         }
         self.forget_disk_work(group);
         // The WAL forgets the group only after its folder is gone: a crash in between makes the next start remove it.
+        if is_planted(Mutant::RecoverDeletedGroup) {
+            self.wal.push(Unit::of_shard(group, vec![Record::GroupRemoved { group }], true));
+        }
         self.submit_removal(group);
     }
 

@@ -77,6 +77,7 @@ impl Shard {
             self.send_raft(group, work.messages);
         }
         let Some(hosted) = self.hosted.get_mut(&group) else { return };
+        hosted.stepped_bytes = 0;
         if let Some((_, host)) = hosted.partition() {
             self.wal.on_driven(std::mem::take(&mut host.undriven_bytes));
         }
