@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use types::Now;
 use types::limits::TOPIC_NAME_CHARS_MAX;
+use types::mutants::{Mutant, is_planted};
 
 use crate::coordinator::GroupCoordinator;
 use crate::env::{PendingWrite, commit_append_error, kafka, owned};
@@ -121,7 +122,7 @@ impl GroupCoordinator {
             return Err(ErrorCode::UnknownMemberId);
         }
         group.validate_member(request.member_id.as_str(), instance)?;
-        if generation != group.generation {
+        if generation != group.generation && !is_planted(Mutant::StaleMemberCommits) {
             return Err(ErrorCode::IllegalGeneration);
         }
         if group.state == GroupState::CompletingRebalance {

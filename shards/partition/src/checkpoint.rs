@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use log::segment::{SegmentInfo, SegmentList};
 use prost::Message;
+use types::mutants::{Mutant, is_planted};
 use types::{Offset, ProducerId};
 
 use crate::epochs::LeaderEpochs;
@@ -122,12 +123,15 @@ struct SegmentMessage {
 }
 
 pub(crate) fn encode(state: &State<'_>) -> Bytes {
-    let starts = state.epochs.starts().iter();
+    let starts = state.epochs.starts().iter().filter(|_| !is_planted(Mutant::ForgetEpochs));
     let mut producers: Vec<ProducerMessage> = state.producers.iter().map(producer_message).collect();
+    if is_planted(Mutant::ProducersNotInCheckpoint) {
+        producers.clear();
+    }
     // The same state gives the same bytes.
     producers.sort_unstable_by_key(|producer| producer.id);
     let message = StateMessage {
-        log_start: state.log_start.0,
+        log_start: if is_planted(Mutant::ResurrectDeletedRecords) { 0 } else { state.log_start.0 },
         end: state.end.0,
         epochs: starts.map(|(epoch, start)| EpochMessage { epoch: *epoch, start: start.0 }).collect(),
         producers,

@@ -19,5 +19,5 @@ pub use command::{Command, CommandError};
 pub use epochs::LeaderEpochs;
 pub use indexes::{IndexRestore, SegmentDamaged};
 pub use partition::{AppendError, AppendPlan, AppendRules, Applied, FlushPlan, NextFlush, Partition};
-pub use producers::{ProducerState, SequenceError};
+pub use producers::{ProducerBatch, ProducerState, SequenceError};
 pub use read::{Position, ReadError, SegmentPosition, TimestampPosition};

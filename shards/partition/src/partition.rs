@@ -1,10 +1,11 @@
 //! A partition: what may be appended, what is committed, what has reached its segments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use log::segment::{NextBatch, RetentionConfig, RollConfig, SegmentInfo, SegmentList};
 use protocol::batch::BatchHeader;
+use types::mutants::{Mutant, is_planted};
 use types::{LogIndex, Offset, ProducerId, Term};
 
 use crate::checkpoint::{self, CheckpointError};
@@ -185,10 +186,7 @@ impl Partition {
         self.retired
             .add(segments.iter().map(|segment| segment.base).filter(|base| Some(*base) != flushed_to));
         self.log_start = offset;
-        self.high_watermark = offset;
-        self.next_offset = offset;
-        self.remembered_end = offset;
-        self.flushed_end = offset;
+        self.go_on_at(offset);
         self.applied = index;
         self.epochs = LeaderEpochs::default();
         self.producers = Producers::default();
@@ -277,7 +275,9 @@ impl Partition {
     /// This node does not lead any more: proposed batches may be lost.
     pub fn on_resigned(&mut self) {
         self.producers.forget_proposed();
-        self.next_offset = self.high_watermark;
+        if !is_planted(Mutant::KeepOffsetsOfLostBatches) {
+            self.next_offset = self.high_watermark;
+        }
     }
 
     /// Applies a committed entry. The data of a batch is one whole batch that was validated before it was proposed.
@@ -467,8 +467,8 @@ impl Partition {
     /// The checkpoint that the WAL should hold now: the last index whose data is all in segments, and the state.
     pub fn checkpoint(&self) -> (LogIndex, Bytes) {
         let index = match self.tail.unflushed().next() {
-            Some(batch) => LogIndex(batch.index.0 - 1),
-            None => self.applied,
+            Some(batch) if !is_planted(Mutant::CheckpointBeforeSegment) => LogIndex(batch.index.0 - 1),
+            Some(_) | None => self.applied,
         };
         // Of a void flush nothing is known but that its file may be there.
         let void = self.flushing.as_ref().filter(|_| self.is_flush_void).map(|plan| plan.segment);
@@ -525,12 +525,14 @@ impl Partition {
 
     /// What another replica needs beside the batches, as of the last applied entry.
     pub fn snapshot(&self) -> Bytes {
+        let nobody = HashMap::new();
+        let lacks_producers = is_planted(Mutant::SnapshotLacksProducers);
         checkpoint::encode(&checkpoint::State {
             log_start: self.log_start,
             flushed_end: self.high_watermark,
             end: self.high_watermark,
             epochs: &self.epochs,
-            producers: self.producers.committed(),
+            producers: if lacks_producers { &nobody } else { self.producers.committed() },
             segments: &SegmentList::new(),
             retired: Vec::new(),
         })
@@ -569,7 +571,7 @@ impl Partition {
                 continue;
             }
             if self.is_blank() && header.base_offset < self.high_watermark {
-                self.begin_before_start(header.base_offset);
+                self.go_on_at(header.base_offset);
             }
             if header.base_offset != self.high_watermark {
                 let (base, expected) = (header.base_offset, self.high_watermark);
@@ -590,8 +592,8 @@ impl Partition {
             && self.tail.start().is_none()
     }
 
-    /// The log start lies within a batch, which comes whole.
-    fn begin_before_start(&mut self, base: Offset) {
+    /// With nothing in it, the log goes on at this offset: its start, or that of the batch in which it lies.
+    fn go_on_at(&mut self, base: Offset) {
         self.high_watermark = base;
         self.next_offset = base;
         self.remembered_end = base;

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use types::limits::{PRODUCER_BATCHES_MAX, PRODUCERS_PER_PARTITION_MAX};
+use types::mutants::{Mutant, is_planted};
 use types::{Offset, ProducerId};
 
 /// One batch of an idempotent producer, as remembered.
@@ -78,7 +79,9 @@ impl ProducerState {
             };
         }
         let same = |b: &&ProducerBatch| b.first_sequence == first && b.last_sequence == last;
-        if let Some(batch) = self.batches.iter().find(same) {
+        let is_forgotten =
+            |b: &&ProducerBatch| is_planted(Mutant::ForgetEarlierBatches) && Some(*b) != self.batches.back();
+        if let Some(batch) = self.batches.iter().find(same).filter(|b| !is_forgotten(b)) {
             return Ok(SequenceCheck::Duplicate(*batch));
         }
         let Some(latest) = self.batches.back() else { return Ok(SequenceCheck::Next) };
@@ -149,6 +152,9 @@ impl Producers {
 
     /// A batch was committed, whoever proposed it.
     pub fn on_committed(&mut self, id: ProducerId, epoch: i16, batch: ProducerBatch, now_ms: i64) {
+        if is_planted(Mutant::ForgetProducerSequences) && !self.proposed.contains_key(&id) {
+            return;
+        }
         if !self.committed.contains_key(&id) && self.committed.len() == PRODUCERS_PER_PARTITION_MAX {
             self.forget_longest_idle();
         }

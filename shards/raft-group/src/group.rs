@@ -9,6 +9,8 @@ use raft::{
     Config, Error, GetEntriesContext, INVALID_ID, ProgressState, RawNode, SnapshotStatus, StateRole, Storage,
 };
 use types::hash::mix64;
+use types::limits::APPEND_BYTES_MAX;
+use types::mutants::{Mutant, is_planted};
 use types::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 
 use crate::LogView;
@@ -33,9 +35,6 @@ const FIRST_CHECKPOINT: (LogIndex, Term) = (LogIndex(1), Term(1));
 
 /// Ticks between two heartbeats of a leader that is ticked.
 const HEARTBEAT_TICKS: usize = 2;
-
-/// Bytes of one append message between nodes.
-const APPEND_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Append messages to one follower that are not yet acknowledged.
 const APPENDS_IN_FLIGHT_MAX: usize = 32;
@@ -190,7 +189,7 @@ impl Group {
             min_election_tick: ELECTION_TICKS,
             max_election_tick: ELECTION_TICKS + CAMPAIGN_TICKS_APART * CAMPAIGN_PLACES_MAX + 1,
             applied: index.0,
-            max_size_per_msg: APPEND_BYTES_MAX,
+            max_size_per_msg: APPEND_BYTES_MAX as u64,
             max_inflight_msgs: APPENDS_IN_FLIGHT_MAX,
             check_quorum: true,
             pre_vote: true,
@@ -217,9 +216,12 @@ impl Group {
 
     /// Takes a message of another replica. Those that come late, from a replica that is none any more, or for one that this node
     /// had of the group before, change nothing.
-    pub fn step(&mut self, message: Message) {
+    pub fn step(&mut self, mut message: Message) {
         if message.to != self.node.raft.id {
             return;
+        }
+        if is_planted(Mutant::AcceptStaleAppend) && message.msg_type == MessageType::MsgAppend {
+            message.term = message.term.max(self.node.raft.term);
         }
         // Who asks for votes does not lead any more. Its followers would otherwise trust in it for as long as its node
         // is alive, because nobody ticks them.
@@ -461,8 +463,8 @@ impl Group {
             leader: node_of(raft.leader_id),
             // No leader made what a group begins behind, though it has a term.
             serving: raft.state == StateRole::Leader
-                && self.applied_term.0 == raft.term
-                && self.applied > FIRST_CHECKPOINT.0,
+                && self.applied > FIRST_CHECKPOINT.0
+                && (self.applied_term.0 == raft.term || is_planted(Mutant::ServeBeforeOwnTerm)),
         }
     }
 
@@ -529,7 +531,7 @@ impl Group {
         }
         self.unpersisted.push_back(Unpersisted {
             number: ready.number(),
-            must_sync: work.must_sync,
+            must_sync: work.must_sync && !is_planted(Mutant::AckBeforeDurable),
             messages: ready.take_persisted_messages(),
             snapshot: work.snapshot.as_ref().map(|snapshot| snapshot.index),
         });
@@ -643,7 +645,7 @@ impl Group {
         Record::HardState {
             group: self.group,
             term: Term(hard_state.term),
-            vote: hard_state.vote,
+            vote: if is_planted(Mutant::ForgetVote) { 0 } else { hard_state.vote },
             commit: LogIndex(hard_state.commit),
         }
     }

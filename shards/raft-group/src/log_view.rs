@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
+use types::mutants::{Mutant, is_planted};
 
 /// The retained tail of a group's log, all of it in memory.
 ///
@@ -83,8 +84,14 @@ impl LogView {
         assert!(first.index > self.compacted_index, "a compacted entry is committed and never replaced");
         assert!(first.index <= self.last() + 1, "entries follow one another");
         let keep = usize::try_from(first.index - self.compacted_index - 1).expect("fits memory");
+        let replaced_to = match is_planted(Mutant::TruncateTooLittle) {
+            true => self.entries.len().min(keep + entries.len()),
+            false => self.entries.len(),
+        };
+        let behind = self.entries.split_off(replaced_to);
         self.entries.truncate(keep);
         self.entries.extend(entries.iter().cloned());
+        self.entries.extend(behind);
     }
 
     /// Drops the entries up to `index`, which are durable elsewhere.

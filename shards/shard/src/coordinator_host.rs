@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use coordinator::{CoordinatorRecord, GroupConfig, GroupCoordinator, RequestToken};
 use protocol::batch::{self, BatchBuilder, BatchOptions};
 use types::Offset;
-use types::limits::DECOMPRESSED_BYTES_MAX;
+use types::limits::{COORDINATOR_SNAPSHOT_BYTES, DECOMPRESSED_BYTES_MAX};
 
 use crate::partition_host::Asker;
 
@@ -22,17 +22,13 @@ pub(crate) struct CoordinatorHost {
     next_token: u64,
 }
 
-/// Bytes of records after which the log of a partition of `__consumer_offsets` is begun anew with a snapshot, if that is
-/// much smaller.
-pub(crate) const SNAPSHOT_AFTER_BYTES: usize = 8 * 1024 * 1024;
-
 impl CoordinatorHost {
     pub(crate) fn new(config: GroupConfig, log_start: Offset, end: Offset) -> CoordinatorHost {
         CoordinatorHost {
             coordinator: GroupCoordinator::new(config),
             loading: Some((log_start, end)),
             logged_bytes: 0,
-            snapshot_at_bytes: SNAPSHOT_AFTER_BYTES,
+            snapshot_at_bytes: COORDINATOR_SNAPSHOT_BYTES,
             askers: HashMap::new(),
             next_token: 0,
         }

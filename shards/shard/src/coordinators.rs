@@ -7,10 +7,11 @@ use partition::Position;
 use protocol::messages::ErrorCode;
 use raft_group::Role;
 use types::hash::mix64;
-use types::limits::{BATCH_BYTES_MAX, WAL_FLUSH_BYTES_MAX};
+use types::limits::{BATCH_BYTES_MAX, COORDINATOR_SNAPSHOT_BYTES, WAL_FLUSH_BYTES_MAX};
+use types::mutants::{Mutant, is_planted};
 use types::{GroupId, Now};
 
-use crate::coordinator_host::{CoordinatorHost, SNAPSHOT_AFTER_BYTES, encode_records};
+use crate::coordinator_host::{CoordinatorHost, encode_records};
 use crate::event::FatalReason;
 use crate::partition_host::{Asker, WrittenRecords};
 use crate::reads::{Read, Want};
@@ -89,6 +90,9 @@ impl Shard {
                     match proposed {
                         Ok(()) => {
                             self.dirty.insert(group);
+                            if is_planted(Mutant::CommitBeforeWritten) {
+                                failed.push((write, Ok(())));
+                            }
                         }
                         Err(error) => failed.push((write, Err(error))),
                     }
@@ -144,7 +148,7 @@ impl Shard {
         let bytes: usize = records.iter().map(record_bytes).sum();
         coordinator.logged_bytes = 0;
         // The snapshot itself will be counted once more as it commits.
-        coordinator.snapshot_at_bytes = bytes + SNAPSHOT_AFTER_BYTES.max(4 * bytes);
+        coordinator.snapshot_at_bytes = bytes + COORDINATOR_SNAPSHOT_BYTES.max(4 * bytes);
         if !self.wal.has_room(bytes) {
             return;
         }
@@ -188,7 +192,9 @@ impl Shard {
         self.resign_coordinator(group);
         if role.serving {
             let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
-            let (start, end) = (host.partition.log_start(), host.partition.high_watermark());
+            let end = host.partition.high_watermark();
+            let start =
+                if is_planted(Mutant::CoordinatorNotLoaded) { end } else { host.partition.log_start() };
             host.coordinator = Some(CoordinatorHost::new(config, start, end));
             self.coordinators.insert(group);
             self.load_coordinator(now, group);

@@ -12,6 +12,7 @@ use protocol::messages::ErrorCode;
 use types::limits::{
     READ_BYTES_UNDER_WAY_MAX, SEGMENT_CHUNK_BYTES, SEGMENT_WRITE_BYTES_MAX, TAIL_CACHE_BYTES_MAX,
 };
+use types::mutants::{Mutant, is_planted};
 use types::{GroupId, Now, Offset};
 
 use crate::event::{DiskAnswer, DiskError, DiskRequest, DiskToken, Effect, FatalReason};
@@ -374,12 +375,15 @@ impl Shard {
         if index <= checkpointed && !host.partition.has_retired_segments() && host.catch_up.is_none() {
             return;
         }
-        let retired_segments = host.partition.take_retired_segments();
+        let mut retired_segments = host.partition.take_retired_segments();
         // The state may be newer than the index that it goes by, where segments are retired and nothing was flushed.
         let index = index.max(checkpointed);
         raft.on_checkpointed(index);
         let records = vec![raft.checkpoint_record(&state)];
         let must_sync = self.wal.is_under_pressure() || !retired_segments.is_empty();
+        if is_planted(Mutant::RemoveSegmentBeforeCheckpoint) {
+            self.remove_segments(group, std::mem::take(&mut retired_segments));
+        }
         self.wal.push(Unit { group, number: None, records, must_sync, retired_segments });
     }
 
@@ -628,7 +632,13 @@ impl Shard {
             }
             Want::Load { .. } => {}
             // The follower takes the empty answer for the end of this snapshot and waits for another.
-            Want::Pull { peer, .. } => self.send_pulled(peer, read.group, read.offset, Vec::new()),
+            Want::Pull { peer, .. } => {
+                if let Some(hosted) = self.hosted.get_mut(&read.group) {
+                    hosted.raft.on_snapshot_failed(peer);
+                    self.dirty.insert(read.group);
+                }
+                self.send_pulled(peer, read.group, read.offset, Vec::new());
+            }
         }
     }
 

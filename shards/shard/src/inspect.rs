@@ -1,11 +1,13 @@
 //! What a shard looks like from outside between two steps: for simulators and tests, which judge it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use metadata::MetadataImage;
+use partition::ProducerBatch;
 use raft_group::Role;
-use types::{GroupId, LogIndex, Offset, Term};
+use types::{GroupId, LogIndex, NodeId, Offset, ProducerId, Term};
 
 use crate::shard::{Machine, Shard};
 
@@ -41,6 +43,15 @@ pub struct PartitionBounds {
     pub high_watermark: Offset,
 }
 
+/// See [`Shard::memory`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaMemory {
+    /// Epochs with their first offsets.
+    pub epochs: Vec<(i32, Offset)>,
+    /// Producers with their epochs and batches.
+    pub producers: Vec<(ProducerId, i16, VecDeque<ProducerBatch>)>,
+}
+
 impl Shard {
     /// The groups that are hosted here, ascending.
     pub fn groups(&self) -> impl Iterator<Item = GroupStatus> {
@@ -70,6 +81,30 @@ impl Shard {
     /// An entry that is still in memory: its term and its payload.
     pub fn entry(&self, group: GroupId, index: LogIndex) -> Option<(Term, &Bytes)> {
         self.hosted.get(&group)?.raft.entry(index)
+    }
+
+    /// The nodes of the voters of a group that is hosted here, ascending.
+    pub fn voters(&self, group: GroupId) -> Vec<NodeId> {
+        let voters = self.hosted.get(&group).into_iter().flat_map(|hosted| hosted.raft.voters());
+        voters.map(|voter| voter.node).collect()
+    }
+
+    /// The in-sync replicas of a partition that is led here; empty elsewhere.
+    pub fn in_sync(&self, group: GroupId) -> &[NodeId] {
+        match self.hosted.get(&group).map(|hosted| &hosted.machine) {
+            Some(Machine::Partition(host)) if host.role.serving => &host.in_sync,
+            _ => &[],
+        }
+    }
+
+    /// What a replica remembers of a partition beside its records: leader epochs, and the latest batches of producers.
+    pub fn memory(&self, group: GroupId) -> Option<ReplicaMemory> {
+        let Machine::Partition(host) = &self.hosted.get(&group)?.machine else { return None };
+        let producers = host.partition.producers().into_iter();
+        Some(ReplicaMemory {
+            epochs: host.partition.epochs().starts().to_vec(),
+            producers: producers.map(|(id, state)| (id, state.epoch, state.batches.clone())).collect(),
+        })
     }
 
     /// The newest metadata that this shard has heard of.

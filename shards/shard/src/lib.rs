@@ -30,7 +30,7 @@ pub use event::{
     DiskAnswer, DiskError, DiskRequest, DiskToken, Effect, Event, FatalReason, LeaderChange, PeerAddress,
     ShardMessage,
 };
-pub use inspect::{GroupStatus, PartitionBounds};
+pub use inspect::{GroupStatus, PartitionBounds, ReplicaMemory};
 pub use metadata_host::Registration;
 pub use peer_message::PeerMessage;
 pub use shard::{Shard, ShardConfig};

@@ -8,13 +8,11 @@ use bytes::Bytes;
 use log::wal::Entry;
 use metadata::{Applied, Command, MetadataImage, MetadataState, StaticSettings};
 use protocol::messages::ErrorCode;
+use types::limits::METADATA_CHECKPOINT_BYTES;
 use types::{DirectoryId, GroupId, LogIndex, NodeId, Now, Term};
 
 use crate::event::LeaderChange;
 use crate::partition_host::{Answer, Asker};
-
-/// Applied bytes of commands after which the state is written as a checkpoint and the log before it goes.
-const CHECKPOINT_AFTER_BYTES: usize = 256 * 1024;
 
 /// Changes that wait for a leader of the metadata group, or for its answer. More are refused.
 const CHANGES_WAITING_MAX: usize = 1_000;
@@ -324,7 +322,7 @@ impl MetadataHost {
 
     /// A checkpoint, when enough was applied since the last one.
     pub(crate) fn take_checkpoint(&mut self, forced: bool) -> Option<Bytes> {
-        if !forced && self.bytes_since_checkpoint < CHECKPOINT_AFTER_BYTES {
+        if !forced && self.bytes_since_checkpoint < METADATA_CHECKPOINT_BYTES {
             return None;
         }
         self.bytes_since_checkpoint = 0;

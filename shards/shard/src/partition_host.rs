@@ -11,6 +11,7 @@ use partition::{AppendPlan, AppendRules, Applied, Command, Partition};
 use protocol::batch;
 use protocol::messages::ErrorCode;
 use raft_group::{Entry, Group, ProposeError, Role};
+use types::mutants::{Mutant, is_planted};
 use types::{GroupId, LogIndex, NodeId, Now, Offset, PartitionIndex, ReplicaId, ShardId, Term};
 
 use crate::catch_up::CatchUp;
@@ -82,8 +83,8 @@ pub(crate) struct PartitionHost {
     pub in_sync: Arc<[NodeId]>,
     /// When each follower was last known to have everything, on the monotonic clock in microseconds.
     caught_up_us: BTreeMap<ReplicaId, u64>,
-    /// The last entry as of the last look at the followers.
-    last_seen: LogIndex,
+    /// The last entry as of the last look at the followers, and when that was.
+    last_seen: (LogIndex, u64),
     commit_seconds: Histogram,
     /// The last move that was reported as done, and when on the monotonic clock in microseconds.
     reported_move: Option<(u32, u64)>,
@@ -124,7 +125,7 @@ impl PartitionHost {
             undriven_bytes: 0,
             in_sync: Arc::default(),
             caught_up_us: BTreeMap::new(),
-            last_seen: LogIndex(0),
+            last_seen: (LogIndex(0), 0),
             commit_seconds,
             reported_move: None,
             catch_up: None,
@@ -182,7 +183,10 @@ impl PartitionHost {
             return Err(self.not_leader());
         }
         let needs_commit = acks == -1;
-        if needs_commit && self.in_sync.len() < self.topic.config.min_insync_replicas {
+        if needs_commit
+            && self.in_sync.len() < self.topic.config.min_insync_replicas
+            && !is_planted(Mutant::MinInSyncNotChecked)
+        {
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
         let rules = append_rules(&self.topic.config);
@@ -230,11 +234,21 @@ impl PartitionHost {
     /// This node begins to lead. Nothing is known of the followers, so those that are alive count as in sync until they
     /// have had the time to show it.
     pub(crate) fn begin_leading(&mut self, now: Now, raft: &Group, is_alive: impl Fn(NodeId) -> bool) {
-        self.last_seen = LogIndex(u64::MAX);
+        self.last_seen = (raft.last_index(), now.mono_us);
         let alive = raft.voters().iter().filter(|voter| is_alive(voter.node));
         self.caught_up_us = alive.map(|voter| (*voter, now.mono_us)).collect();
         self.in_sync = Arc::default();
         self.update_in_sync(now, 0, raft, is_alive);
+    }
+
+    /// The log grows, and followers that had everything lack its end from now on.
+    pub(crate) fn begin_lagging(&mut self, now: Now, raft: &Group) {
+        self.last_seen = (raft.last_index(), now.mono_us);
+        for (replica, caught_up_us) in &mut self.caught_up_us {
+            if self.in_sync.contains(&replica.node) {
+                *caught_up_us = now.mono_us;
+            }
+        }
     }
 
     /// Looks at the followers of a partition that this node leads: in sync are those that are alive and had everything, as of
@@ -246,13 +260,20 @@ impl PartitionHost {
         raft: &Group,
         is_alive: impl Fn(NodeId) -> bool,
     ) -> bool {
-        let last_seen = std::mem::replace(&mut self.last_seen, raft.last_index());
+        let last = raft.last_index();
+        let (seen, seen_us) = std::mem::replace(&mut self.last_seen, (last, now.mono_us));
         for follower in raft.followers() {
-            if !is_alive(follower.replica.node) {
-                self.caught_up_us.remove(&follower.replica);
-            } else if follower.matched >= last_seen {
-                self.caught_up_us.insert(follower.replica, now.mono_us);
-            }
+            let had_all_us = match follower.matched {
+                _ if !is_alive(follower.replica.node) => {
+                    self.caught_up_us.remove(&follower.replica);
+                    continue;
+                }
+                matched if matched == last || is_planted(Mutant::LaggingReplicaInSync) => now.mono_us,
+                matched if matched >= seen => seen_us,
+                _ => continue,
+            };
+            let caught_up_us = self.caught_up_us.entry(follower.replica).or_default();
+            *caught_up_us = had_all_us.max(*caught_up_us);
         }
         let is_in_sync =
             |voter: &&ReplicaId| **voter == raft.own() || self.is_caught_up(now, lag_ms_max, **voter);
@@ -364,7 +385,8 @@ impl PartitionHost {
         let applied = self.partition.apply(index, term, command, entry.data, now.wall_ms);
         while self.proposals.front().is_some_and(|proposal| proposal.index <= index) {
             let mut proposal = self.proposals.pop_front().expect("it was just seen");
-            let is_it = proposal.index == index && proposal.term == term;
+            let is_it =
+                proposal.index == index && (proposal.term == term || is_planted(Mutant::AnswerByIndexAlone));
             if is_it {
                 self.commit_seconds.record(now.mono_us.saturating_sub(proposal.proposed_us) as f64 / 1e6);
             }
@@ -406,7 +428,11 @@ impl PartitionHost {
     pub(crate) fn on_durable(&mut self, index: LogIndex, answers: &mut Vec<Answer>) {
         let proposals = self.unwritten.iter_mut().chain(&mut self.proposals);
         for proposal in proposals.take_while(|proposal| proposal.index <= index) {
-            for waiter in proposal.waiters.extract_if(.., |waiter| waiter.is_content()) {
+            let is_content = |waiter: &mut Waiter| {
+                let is_answered_early = is_planted(Mutant::AnswerBeforeCommit);
+                waiter.is_content() || (is_answered_early && matches!(waiter, Waiter::Produce { .. }))
+            };
+            for waiter in proposal.waiters.extract_if(.., is_content) {
                 if let Waiter::Produce { asker, produced, .. } = waiter {
                     answers.push((asker, OpResult::Produce(Ok(produced))));
                 }
@@ -421,6 +447,9 @@ impl PartitionHost {
         // These are committed, which is more than they asked for.
         for waiter in std::mem::take(&mut self.unwritten).into_iter().flat_map(|proposal| proposal.waiters) {
             self.answer(waiter, Ok(()), answers, written);
+        }
+        if is_planted(Mutant::AnswerByIndexAlone) {
+            return;
         }
         for proposal in std::mem::take(&mut self.proposals) {
             for waiter in proposal.waiters {

@@ -9,13 +9,14 @@
 //!   majority are ticked, so that the leader steps down.
 //! - A leader that stops leading asks for votes, by which its followers know (`Group::step`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use metadata::MetadataImage;
 use raft_group::{Follower, FrameReader, FrameWriter, Message, MessageType};
 use types::limits::{PEER_BYTES_QUEUED_MAX, PEER_FRAME_BYTES_FULL, WAL_FLUSH_BYTES_MAX};
+use types::mutants::{Mutant, is_planted};
 use types::{GroupId, NodeId, Now, ReplicaId};
 
 use crate::event::{Effect, PeerAddress, ShardMessage};
@@ -493,7 +494,8 @@ impl Shard {
     /// Decides whether a node is alive.
     fn judge_peer(&mut self, now: Now, peer: NodeId) {
         let found = self.peers.peers.get_mut(&peer).expect("the caller knows the peer");
-        let is_alive = found.is_said_alive || (found.is_heard_here(now) && found.hears_us);
+        let is_heard_there = found.hears_us || is_planted(Mutant::NoBeatNeeded);
+        let is_alive = found.is_said_alive || (found.is_heard_here(now) && is_heard_there);
         if std::mem::replace(&mut found.is_alive, is_alive) == is_alive {
             return;
         }
@@ -550,7 +552,7 @@ impl Shard {
 
     fn needs_ticks(&self, group: GroupId, hosted: &Hosted) -> bool {
         let raft = &hosted.raft;
-        if raft.is_single_voter() {
+        if raft.is_single_voter() || is_planted(Mutant::NoElection) {
             return false;
         }
         match raft.role().leader {
@@ -568,14 +570,19 @@ impl Shard {
 
     /// Notes whether a group led here has followers that lack entries.
     fn watch_lag(&mut self, now: Now, group: GroupId) {
-        let Some(hosted) = self.hosted.get(&group) else { return };
+        let Some(hosted) = self.hosted.get_mut(&group) else { return };
         let last = hosted.raft.last_index();
         let lags = hosted
             .raft
             .followers()
             .any(|follower| follower.matched < last && self.peers.is_alive(follower.replica.node));
         if lags {
-            self.peers.lagging.entry(group).or_default();
+            if let btree_map::Entry::Vacant(vacant) = self.peers.lagging.entry(group) {
+                vacant.insert(Vec::new());
+                if let Machine::Partition(host) = &mut hosted.machine {
+                    host.begin_lagging(now, &hosted.raft);
+                }
+            }
             return;
         }
         self.peers.lagging.remove(&group);

@@ -6,6 +6,7 @@ use log::segment::{self, ReadPlan};
 use partition::SegmentPosition;
 use protocol::batch::{self, BatchHeader, HEADER_BYTES};
 use types::limits::{DECOMPRESSED_BYTES_MAX, DISK_REQUEST_BYTES_MAX, FETCH_BYTES_MAX};
+use types::mutants::{Mutant, is_planted};
 use types::{GroupId, NodeId, Offset};
 
 use crate::event::DiskRequest;
@@ -110,7 +111,16 @@ impl Read {
             }
         };
         match plan {
-            ReadPlan::Batches(range) => Progress::Found(self, chunk.slice(range)),
+            ReadPlan::Batches(range) => {
+                let batches = chunk.slice(range);
+                match check_batches(&batches) {
+                    Ok(()) => Progress::Found(self, batches),
+                    Err(why) => {
+                        let why = format!("segment {}: {why}", self.segment.segment);
+                        Progress::Damaged(self, why)
+                    }
+                }
+            }
             ReadPlan::Damaged { at } => {
                 let why = format!(
                     "segment {} holds no batch at byte {}",
@@ -138,6 +148,17 @@ impl Read {
             }
         }
     }
+}
+
+/// Compares batches that were read from a disk with their checksums.
+fn check_batches(batches: &Bytes) -> Result<(), String> {
+    for batch in batch::batches(batches).filter(|_| !is_planted(Mutant::ReadsNotChecked)) {
+        let (header, range) = batch.map_err(|error| error.to_string())?;
+        let (offset, batch) = (header.base_offset, batches.slice(range));
+        batch::check_crc(&header, &batch)
+            .map_err(|error| format!("the batch at offset {offset}: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Finds the first record at `timestamp_ms` or later, at `from` or behind, in a batch: (timestamp, offset).

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use partition::{Position, ReadError, TimestampPosition};
 use protocol::messages::ErrorCode;
 use types::limits::{READS_PER_FETCH_MAX, STALLED_BYTES_MAX, WAL_FLUSH_BYTES_MAX};
+use types::mutants::{Mutant, is_planted};
 use types::{GroupId, Now, Offset, ShardId};
 
 use crate::partition_host::{Asker, PartitionHost};
@@ -176,7 +177,10 @@ impl Shard {
             }
         };
         let partition = &host.partition;
-        fetched.high_watermark = partition.high_watermark().0;
+        fetched.high_watermark = match is_planted(Mutant::ServeBeyondHighWatermark) {
+            true => partition.next_offset().0,
+            false => partition.high_watermark().0,
+        };
         fetched.log_start = partition.log_start().0;
         if let Err(error) = partition.check_epoch(item.current_leader_epoch, host.role.term) {
             fetched.error = Some(PartitionError { leader: host.not_leader().leader, ..error.into() });

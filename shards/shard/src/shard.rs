@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use broker::{Broker, BrokerConfig, MetadataOp, Op, OpResult, OpToken, Output, ProduceOp, Target};
-use log::wal::{Recovered, RecoveredGroup};
+use log::wal::{Record, Recovered, RecoveredGroup};
 use metadata::{MetadataImage, StaticSettings};
 use partition::Partition;
 use raft_group::{Group, read_checkpoint};
 use types::hash::mix64;
+use types::mutants::{Mutant, is_planted};
 use types::{GroupId, NodeId, Now, PartitionIndex, ReplicaId, ShardId};
 
 use crate::disk::DiskWork;
@@ -493,7 +494,9 @@ impl Shard {
         }
         let is_current = self.is_image_current();
         for group in self.misplaced(is_current) {
-            self.remove_partition(now, group);
+            if !is_planted(Mutant::KeepDeletedPartition) {
+                self.remove_partition(now, group);
+            }
         }
         for topic in image.topics() {
             for (index, partition) in (0i32..).zip(&topic.partitions) {
@@ -623,6 +626,9 @@ impl Shard {
         self.end_elected_waits(now, group);
         self.forget_disk_work(group);
         // The WAL forgets the group only after its folder is gone: a crash in between makes the next start remove it.
+        if is_planted(Mutant::RecoverDeletedGroup) {
+            self.wal.push(Unit::of_shard(group, vec![Record::GroupRemoved { group }], true));
+        }
         self.submit_removal(group);
     }
 

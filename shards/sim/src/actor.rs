@@ -9,6 +9,7 @@ use protocol::messages::kafka_string;
 use protocol::messages::produce_request::ProduceRequestData;
 use types::Now;
 
+use crate::coverage::Coverage;
 use crate::model::{Model, TopicRef};
 use crate::random::Random;
 
@@ -71,6 +72,10 @@ pub struct Context<'a> {
     pub run: Option<u64>,
     /// How many nodes there are.
     pub nodes: usize,
+    /// Whether damaged data may be met with.
+    pub may_be_damaged: bool,
+    /// What was exercised.
+    pub coverage: &'a mut Coverage,
     /// The client's own randomness.
     pub random: &'a mut Random,
     /// What all clients know together.
@@ -114,6 +119,11 @@ impl Context<'_> {
         let frame = frame.slice(4..);
         self.wishes.push(Wish::Send(Outgoing { key, version, correlation_id, is_answered, frame }));
         correlation_id
+    }
+
+    /// Something was compared with what is known.
+    pub fn note_checked(&mut self, what: &'static str) {
+        self.coverage.mark(what);
     }
 
     /// Connects.

@@ -1,7 +1,7 @@
 //! The world carries out what shards ask for.
 
 use bytes::Bytes;
-use shard::{Effect, Event};
+use shard::{DiskAnswer, DiskError, DiskRequest, Effect, Event, FatalReason};
 use types::GroupId;
 use types::limits::BLOCK_BYTES;
 
@@ -12,6 +12,9 @@ use crate::world::{Happening, World};
 
 /// How much longer everything takes on a slow disk.
 const DISK_SLOWNESS: u64 = 200;
+
+/// How long a process may end itself after a write has failed, in microseconds.
+const DAMAGE_US: u64 = 1_000_000;
 
 impl World {
     pub(crate) fn carry_out(&mut self, place: Place, effect: Effect) {
@@ -46,12 +49,17 @@ impl World {
                 assert_eq!(bytes, flush.bytes, "a flush has the size that it claims");
                 let lane = self.nodes[place.node].lane(place.shard);
                 assert!(lane.flush.is_none(), "one flush is under way at a time");
-                lane.flush = Some((number, WalWork::Write { file, position, parts: flush.parts }));
+                let work = WalWork::Write { file, position, parts: flush.parts };
+                lane.flush = Some((number, work, flush.notes));
                 let delay_us = 5 + bytes as u64 / 1_000 + self.disk_delay_us(place, self.delays.wal_us);
                 self.schedule_at_node(delay_us, place.node, Happening::WalWritten(place));
             }
             Effect::Disk { token, request } => {
                 let group = group_of(&request);
+                if let DiskRequest::RemoveGroup { group } = &request {
+                    self.nodes[place.node].removed_groups.insert(*group);
+                }
+                self.mark_disk_request(place, &request);
                 self.note(format_args!("{place}: disk {} asked to {}", token.0, Asked(&request)));
                 let queue = self.nodes[place.node].lane(place.shard).disk.entry(group).or_default();
                 queue.push_back((token, request));
@@ -67,10 +75,44 @@ impl World {
                 self.note(format_args!("{place}: joined {cluster_id}"));
                 self.nodes[place.node].has_joined = true;
             }
-            Effect::Warn(what) => self.note(format_args!("{place} warns: {what}")),
+            Effect::Warn(what) => {
+                if what.contains(": segment ") {
+                    self.coverage.mark("damaged batch refused");
+                }
+                self.note(format_args!("{place} warns: {what}"));
+            }
             Effect::ShutdownComplete => self.on_shut_down(place),
-            Effect::Fatal(reason) => panic!("{place} ends its process: {reason}"),
+            Effect::Fatal(reason) => self.on_fatal(place, &reason),
         }
+    }
+
+    fn mark_disk_request(&mut self, place: Place, request: &DiskRequest) {
+        match request {
+            DiskRequest::AppendSegment { data, .. } if data.is_empty() => {
+                self.coverage.mark("segment sealed")
+            }
+            DiskRequest::RemoveSegments { .. } => self.coverage.mark("segment removed"),
+            DiskRequest::ReadIndexes { .. } => self.coverage.mark("index read back"),
+            DiskRequest::ReadSegment { group, .. } => {
+                let image = self.nodes[place.node].lane(place.shard).shard.image();
+                let topic = image.partition_of_group(*group).map(|(topic, _)| topic);
+                if topic.is_some_and(|topic| topic.internal) {
+                    self.coverage.mark("group offsets loaded from a segment");
+                }
+            }
+            DiskRequest::AppendSegment { .. }
+            | DiskRequest::CreateGroup { .. }
+            | DiskRequest::RemoveGroup { .. } => {}
+        }
+    }
+
+    /// The process ends itself, which only a disk that fails may lead to.
+    fn on_fatal(&mut self, place: Place, reason: &FatalReason) {
+        let node = &self.nodes[place.node];
+        assert!(node.damaged_until_us > self.now_us, "{place} ends its process: {reason}");
+        self.coverage.mark("process ended itself");
+        self.note(format_args!("{place} ends its process: {reason}"));
+        self.crash_soon(place.node);
     }
 
     fn disk_delay_us(&mut self, place: Place, us: u64) -> u64 {
@@ -78,22 +120,58 @@ impl World {
         self.random.delay_us(us * if is_slow { DISK_SLOWNESS } else { 1 })
     }
 
+    /// Whether a disk completes nothing now: then this happens when it goes on.
+    fn hangs(&mut self, place: Place, what: Happening) -> bool {
+        let until_us = self.nodes[place.node].hung_until_us;
+        if until_us <= self.now_us {
+            return false;
+        }
+        self.coverage.mark("disk request held up");
+        self.schedule_at_node(until_us - self.now_us, place.node, what);
+        true
+    }
+
+    /// Whether a write fails now: what reached the disk of it is unknown.
+    fn write_fails(&mut self, place: Place) -> bool {
+        let fails = std::mem::take(&mut self.nodes[place.node].write_fails);
+        if fails {
+            self.coverage.mark("write failed");
+            self.nodes[place.node].damaged_until_us = self.now_us + DAMAGE_US;
+        }
+        fails
+    }
+
     fn begin_wal_file(&mut self, place: Place, work: WalWork) {
         let lane = self.nodes[place.node].lane(place.shard);
         assert!(lane.file.is_none(), "one WAL file is made at a time");
+        if matches!(work, WalWork::Recycle { .. }) {
+            self.coverage.mark("WAL file recycled");
+        }
+        let lane = self.nodes[place.node].lane(place.shard);
         lane.file = Some(work);
         let delay_us = 50 + self.random.delay_us(self.delays.wal_file_us);
         self.schedule_at_node(delay_us, place.node, Happening::WalFileDone(place));
     }
 
     pub(crate) fn on_wal_written(&mut self, place: Place) {
+        if self.hangs(place, Happening::WalWritten(place)) {
+            return;
+        }
+        if self.write_fails(place) {
+            // The driver ends the process without asking the shard.
+            return self.crash_soon(place.node);
+        }
         let node = &mut self.nodes[place.node];
-        let (number, work) = node.lane(place.shard).flush.take().expect("a flush is under way");
+        let (number, work, notes) = node.lane(place.shard).flush.take().expect("a flush is under way");
         node.disk.complete_wal(place.shard, &work).expect("writes to files that exist succeed");
+        self.judge.durable.on_flushed(place.node, &notes);
         self.feed(place, Event::WalFlushed { flush: number });
     }
 
     pub(crate) fn on_wal_file_done(&mut self, place: Place) {
+        if self.hangs(place, Happening::WalFileDone(place)) {
+            return;
+        }
         let node = &mut self.nodes[place.node];
         let work = node.lane(place.shard).file.take().expect("a file is being made");
         let result = node.disk.complete_wal(place.shard, &work);
@@ -107,6 +185,9 @@ impl World {
     }
 
     pub(crate) fn on_disk_done(&mut self, place: Place, group: GroupId) {
+        if self.hangs(place, Happening::DiskDone(place, group)) {
+            return;
+        }
         let lane = self.nodes[place.node].lane(place.shard);
         let queue = lane.disk.get_mut(&group).expect("a request is under way");
         let (token, request) = queue.pop_front().expect("a request is under way");
@@ -115,7 +196,22 @@ impl World {
         } else {
             self.begin_disk(place, group);
         }
-        let result = self.nodes[place.node].disk.complete(&request);
+        let result = self.complete_disk(place, &request);
         self.feed(place, Event::Disk { token, result });
+    }
+
+    fn complete_disk(&mut self, place: Place, request: &DiskRequest) -> Result<DiskAnswer, DiskError> {
+        let is_read = matches!(request, DiskRequest::ReadSegment { .. } | DiskRequest::ReadIndexes { .. });
+        let reads_fail = self.nodes[place.node].reads_fail_until_us > self.now_us;
+        if is_read && reads_fail && self.random.percent(50) {
+            self.coverage.mark("read failed");
+            return Err(DiskError::Failed("the device has an error".to_owned()));
+        }
+        let is_write = matches!(request, DiskRequest::AppendSegment { .. });
+        if is_write && self.write_fails(place) {
+            self.nodes[place.node].disk.tear(request, &mut self.random);
+            return Err(DiskError::Failed("the device has an error".to_owned()));
+        }
+        self.nodes[place.node].disk.complete(request)
     }
 }

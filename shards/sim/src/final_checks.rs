@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use protocol::batch;
 use protocol::messages::kafka_uuid;
-use shard::{GroupStatus, PartitionBounds};
+use shard::{GroupStatus, PartitionBounds, ReplicaMemory};
 use types::{GroupId, Offset};
 
 use crate::disk::GroupFolder;
@@ -13,12 +13,12 @@ use crate::model::{Life, TopicModel};
 use crate::process::node_id;
 use crate::world::World;
 
-/// How long a quiet node may take to remove what is not needed, in microseconds: batches wait for company before they go to
-/// segments, retention lasts a few seconds, and the clock may have been set back.
-const SETTLE_US: u64 = 90_000_000;
+/// How long a quiet cluster may take to remove what is not needed and to write the rest to segments, in microseconds: batches wait
+/// for company, segments that end early go to the disk one after the other, and the clock may have been set back.
+const SETTLE_US_MAX: u64 = 900_000_000;
 
-/// How often a cluster is given as long once more until all is in segments.
-const SETTLE_AGAIN_MAX: usize = 10;
+/// How often it is looked whether it has, in microseconds.
+const SETTLE_STEP_US: u64 = 4_000_000;
 
 /// How long a cluster of several nodes may take until every partition has a leader that serves, once a majority of its
 /// replicas is healed, in microseconds: many times what an election takes.
@@ -30,36 +30,47 @@ impl World {
         if self.nodes.len() == 1 {
             return;
         }
-        self.run_for_us(ELECTIONS_US_MAX);
+        let end_us = self.now_us + ELECTIONS_US_MAX;
+        while self.leaderless().is_some() && self.now_us < end_us {
+            self.run_for_us(ELECTIONS_US_MAX / 50);
+        }
+        if let Some(why) = self.leaderless() {
+            panic!("{why}");
+        }
+        self.coverage.mark("leaders judged");
+    }
+
+    /// What has no leader, or is not known to the node that knows most.
+    fn leaderless(&self) -> Option<String> {
         let images = self.running().map(|node| {
             let process = self.nodes[node].process.as_ref().expect("it runs");
             process.lanes[0].shard.image().clone()
         });
-        let newest = images.max_by_key(|image| image.epoch()).expect("a node runs");
+        let Some(newest) = images.max_by_key(|image| image.epoch()) else {
+            return Some("no node runs".to_owned());
+        };
         for topic in newest.topics() {
             for partition in &topic.partitions {
                 let replicas = self.replicas(partition.group);
-                let is_served = replicas.values().any(|status| status.role.serving);
-                assert!(
-                    is_served,
-                    "group {} of {} on {:?} has no leader long after the faults: {replicas:?}",
-                    partition.group, topic.name, partition.replicas
-                );
+                if !replicas.values().any(|status| status.role.serving) {
+                    return Some(format!(
+                        "group {} of {} on {:?} has no leader long after the faults: {replicas:?}",
+                        partition.group, topic.name, partition.replicas
+                    ));
+                }
             }
         }
         let metadata = self.replicas(GroupId::METADATA);
-        assert!(
-            metadata.values().filter(|status| status.role.serving).count() == 1,
-            "the metadata group has no leader long after the faults: {metadata:?}"
-        );
+        if metadata.values().filter(|status| status.role.serving).count() != 1 {
+            return Some(format!("the metadata group has no leader long after the faults: {metadata:?}"));
+        }
         for topic in self.model.topics.iter().filter(|topic| topic.life == Life::Live) {
             let found = newest.topic(&topic.name);
-            assert!(
-                found.is_some_and(|found| Some(found.id) == topic.id),
-                "topic {} was acknowledged and is lost",
-                topic.name
-            );
+            if found.is_none_or(|found| Some(found.id) != topic.id) {
+                return Some(format!("topic {} was acknowledged and is lost", topic.name));
+            }
         }
+        None
     }
 
     fn running(&self) -> impl Iterator<Item = usize> {
@@ -84,24 +95,33 @@ impl World {
 
     /// Checks what must and must not be on the disks of a quiet cluster.
     pub fn check_rest(&mut self) {
-        self.run_for_us(SETTLE_US);
-        for node in 0..self.nodes.len() {
-            self.check_disk(node);
+        let end_us = self.now_us + SETTLE_US_MAX;
+        while self.unsettled().is_some() && self.now_us < end_us {
+            self.run_for_us(SETTLE_STEP_US);
+        }
+        if let Some(why) = self.unsettled() {
+            panic!("{why}");
+        }
+        if self.model.topics.iter().any(|topic| topic.expires) {
+            self.coverage.mark("aged record expired");
         }
         if self.nodes.len() > 1 {
             self.check_images();
-            // Segments that end early go to the disk one after the other.
-            for _ in 0..SETTLE_AGAIN_MAX {
-                if self.is_all_written() {
-                    break;
-                }
-                self.run_for_us(SETTLE_US);
-            }
             self.check_replicas();
         }
     }
 
-    fn check_disk(&self, node: usize) {
+    /// What is not as it must be in the end.
+    fn unsettled(&self) -> Option<String> {
+        let on_disks = (0..self.nodes.len()).find_map(|node| self.left_on_disk(node));
+        on_disks.or_else(|| match self.nodes.len() > 1 && !self.is_all_written() {
+            true => Some("what is committed does not go to segments".to_owned()),
+            false => None,
+        })
+    }
+
+    /// What is on the disk of a node and should not be.
+    fn left_on_disk(&self, node: usize) -> Option<String> {
         let ids = |is_meant: fn(&TopicModel) -> bool| -> Vec<String> {
             let topics = self.model.topics.iter().filter(|topic| is_meant(topic));
             topics.filter_map(|topic| topic.id.map(|id| kafka_uuid(id).to_string())).collect()
@@ -109,35 +129,33 @@ impl World {
         let deleted = ids(|topic| topic.life == Life::Deleted);
         let expired = ids(|topic| topic.expires);
         let name = node_id(node);
+        let process = self.nodes[node].process.as_ref()?;
+        let image = process.lanes[0].shard.image();
         for (group, folder) in &self.nodes[node].disk.groups {
             let description = folder.description.as_deref().unwrap_or_default();
-            for id in &expired {
-                assert!(
-                    !description.contains(id) || folder.segments.is_empty(),
-                    "node {name}: group {group} keeps expired segments: {:?}",
-                    folder.segments.keys()
-                );
+            let is_of = |ids: &[String]| ids.iter().any(|id| description.contains(id));
+            if is_of(&expired) && !folder.segments.is_empty() {
+                let segments: Vec<&Offset> = folder.segments.keys().collect();
+                return Some(format!("node {name}: group {group} keeps expired segments: {segments:?}"));
             }
-            for id in &deleted {
-                assert!(
-                    !description.contains(id),
+            if is_of(&deleted) {
+                return Some(format!(
                     "node {name}: group {group} of a deleted topic is still there: {description}"
-                );
+                ));
             }
             let is_empty = folder.segments.values().all(|files| files.log.is_empty());
-            assert!(
-                is_empty || folder.description.is_some(),
-                "node {name}: group {group} has no description"
-            );
-        }
-        let process = self.nodes[node].process.as_ref().expect("all nodes run in the end");
-        let image = process.lanes[0].shard.image();
-        for group in self.nodes[node].disk.groups.keys() {
+            if !is_empty && folder.description.is_none() {
+                return Some(format!("node {name}: group {group} has no description"));
+            }
             let placed = image.partition_of_group(*group);
             let is_here = placed.as_ref().is_some_and(|(topic, index)| {
                 topic.partition(*index).is_some_and(|partition| partition.replicas.contains(&name))
             });
-            assert!(is_here, "node {name}: there is a folder of group {group}, whose place is {placed:?}");
+            if !is_here {
+                return Some(format!(
+                    "node {name}: there is a folder of group {group}, whose place is {placed:?}"
+                ));
+            }
         }
         for topic in image.topics().filter(|topic| !topic.internal) {
             let known = self.model.topics.iter().find(|known| *known.name == *topic.name);
@@ -145,8 +163,11 @@ impl World {
             // An attempt to make it that was given up may come about after it was deleted: another topic of its name.
             let is_same = known.is_some_and(|known| known.id == Some(topic.id));
             let may_be_there = life.is_some_and(|life| life != Life::Deleted || !is_same);
-            assert!(may_be_there, "node {name}: there is a topic {}, which is {life:?}", topic.name);
+            if !may_be_there {
+                return Some(format!("node {name}: there is a topic {}, which is {life:?}", topic.name));
+            }
         }
+        None
     }
 
     /// All shards of all nodes have the same metadata.
@@ -200,8 +221,10 @@ impl World {
     }
 
     fn check_contents(&self, group: GroupId, bounds: PartitionBounds, nodes: impl Iterator<Item = usize>) {
-        let mut first: Option<(usize, BTreeMap<Offset, Bytes>)> = None;
+        let mut first: Option<(usize, BTreeMap<Offset, Bytes>, Option<ReplicaMemory>)> = None;
         for node in nodes {
+            let process = self.nodes[node].process.as_ref().expect("the caller has seen it");
+            let memory = process.lanes[usize::from(process.layout.shard_of(group).0)].shard.memory(group);
             let contents = self.nodes[node].disk.groups.get(&group).map(|folder| batches(folder, bounds));
             let contents = contents.unwrap_or_default();
             let end = end_of(&contents, bounds);
@@ -211,8 +234,15 @@ impl World {
                 node_id(node)
             );
             match &first {
-                None => first = Some((node, contents)),
-                Some((other, expected)) => {
+                None => first = Some((node, contents, memory)),
+                Some((other, expected, remembered)) => {
+                    assert_eq!(
+                        remembered,
+                        &memory,
+                        "group {group}: nodes {} and {} remember different epochs and producers",
+                        node_id(*other),
+                        node_id(node)
+                    );
                     let differs = expected.iter().zip(&contents).find(|(one, other)| one != other);
                     assert!(
                         differs.is_none() && expected.len() == contents.len(),

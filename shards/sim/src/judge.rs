@@ -2,17 +2,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use log::wal::Recovered;
 use shard::{GroupStatus, Shard};
 use types::hash::mix64;
-use types::{GroupId, LogIndex, Term};
+use types::{GroupId, LogIndex, NodeId, Term};
 
 use crate::coverage::Coverage;
+use crate::durable::DurableLogs;
+use crate::in_sync::{InSyncJudge, Quorums};
+
+/// Bytes of an entry that tell it from others, at its beginning and at its end: a batch has its checksum among the first.
+const TELLING_BYTES: usize = 256;
 
 /// How a replica was when it was last seen.
 #[derive(Clone, Copy)]
 struct Seen {
     incarnation: u64,
     status: GroupStatus,
+    /// The term of its last entry.
+    last_term: Option<Term>,
+}
+
+/// A shard, as the world sees it between two steps. Nodes are named by their place in the cluster.
+#[derive(Clone, Copy)]
+pub(crate) struct Look<'a> {
+    pub(crate) node: usize,
+    pub(crate) incarnation: u64,
+    pub(crate) shard: &'a Shard,
+    pub(crate) now_us: u64,
+    /// Since when the node runs without a pause.
+    pub(crate) awake_us: u64,
+    pub(crate) lag_ms_max: i64,
 }
 
 /// The entries of a group that some replica has applied.
@@ -23,44 +43,134 @@ struct Decided {
     newest_term: Term,
 }
 
-/// See the module. Nodes are named by their place in the cluster.
+/// See the module.
 #[derive(Default)]
 pub(crate) struct Judge {
     leaders: BTreeMap<(GroupId, Term), usize>,
     decided: BTreeMap<GroupId, Decided>,
+    /// What stands at an index in a term, wherever it does.
+    appended: BTreeMap<(GroupId, LogIndex, Term), u64>,
     seen: BTreeMap<(usize, GroupId), Seen>,
     /// The newest metadata that each node was seen with, and the groups of topics that some node knows to be deleted.
     images: BTreeMap<usize, LogIndex>,
     deleted: BTreeSet<GroupId>,
+    pub(crate) durable: DurableLogs,
+    in_sync: InSyncJudge,
 }
 
 impl Judge {
+    /// A node starts with these WALs.
+    pub(crate) fn on_recovered(&mut self, node: usize, wals: &[Recovered]) {
+        self.durable.on_recovered(node, wals.iter());
+    }
+
     /// Looks at a shard between two steps.
     ///
     /// # Panics
     ///
     /// When something does not hold.
-    pub(crate) fn look(&mut self, node: usize, incarnation: u64, shard: &Shard, coverage: &mut Coverage) {
+    pub(crate) fn look(&mut self, look: Look<'_>, quorums: &mut Quorums, coverage: &mut Coverage) {
+        let Look { node, incarnation, shard, .. } = look;
         self.note_deleted(node, shard);
-        for status in
-            shard.groups().filter(|status| !self.deleted.contains(&status.group)).collect::<Vec<_>>()
-        {
-            let key = (node, status.group);
-            let before = self.seen.get(&key).copied().filter(|seen| seen.incarnation == incarnation);
-            if before.is_some_and(|before| before.status == status) {
+        for status in shard.groups() {
+            if self.deleted.contains(&status.group) {
                 continue;
             }
-            let before = before.map(|before| before.status);
+            if status.role.serving {
+                self.look_at_in_sync(look, status, quorums, coverage);
+            }
+            let key = (node, status.group);
+            let seen = self.seen.get(&key).copied().filter(|seen| seen.incarnation == incarnation);
+            if seen.is_some_and(|seen| seen.status == status) {
+                continue;
+            }
+            let before = seen.map(|seen| seen.status);
             check_status(node, before, status);
             if let Some(before) = before {
                 note_changes(before, status, coverage);
             }
+            let last_term = shard.entry(status.group, status.last).map(|(term, _)| term);
+            self.check_log(node, shard, seen, status);
             self.check_applied(node, shard, before, status);
+            if before.is_none_or(|before| before.committed < status.committed) {
+                self.check_durable(node, shard, status, coverage);
+            }
             if status.is_leader {
                 self.check_leader(node, shard, status, coverage);
             }
-            self.seen.insert(key, Seen { incarnation, status });
+            self.seen.insert(key, Seen { incarnation, status, last_term });
         }
+    }
+
+    fn look_at_in_sync(
+        &mut self,
+        look: Look<'_>,
+        status: GroupStatus,
+        quorums: &mut Quorums,
+        coverage: &mut Coverage,
+    ) {
+        let Look { node, incarnation, shard, now_us, awake_us, lag_ms_max } = look;
+        let of = (node, incarnation);
+        self.in_sync.look(of, shard, status, now_us, awake_us, lag_ms_max, &self.durable, coverage);
+        if let Some((topic, index)) = shard.image().partition_of_group(status.group)
+            && topic.config.min_insync_replicas > 1
+        {
+            let is_enough = shard.in_sync(status.group).len() >= topic.config.min_insync_replicas;
+            if !is_enough {
+                coverage.mark("too few in sync");
+            }
+            quorums.on_look((incarnation, topic.id, index.0), is_enough, now_us);
+        }
+    }
+
+    /// Log matching: what stands at an index in a term is the same everywhere, terms only grow along a log, and what a replica has
+    /// of a leader's term stays there for as long as the term lasts.
+    fn check_log(&mut self, node: usize, shard: &Shard, seen: Option<Seen>, status: GroupStatus) {
+        let group = status.group;
+        let known = seen.map_or(LogIndex(0), |seen| seen.status.committed);
+        let mut before = Term(0);
+        for index in (known.max(status.compacted).0 + 1..=status.last.0).map(LogIndex) {
+            let (term, data) = shard.entry(group, index).expect("the log has no gaps");
+            assert!(
+                before <= term,
+                "group {group}: node {node} has an entry {index} of term {term} behind one of term {before}"
+            );
+            before = term;
+            let own = hash_of(data);
+            let first = *self.appended.entry((group, index, term)).or_insert(own);
+            assert_eq!(first, own, "group {group}: node {node} has another entry {index} of term {term}");
+        }
+        if let Some(Seen { status: was, last_term: Some(term), .. }) = seen
+            && term == was.role.term
+            && term == status.role.term
+            && was.last > status.compacted
+        {
+            let kept = shard.entry(group, was.last).map(|(term, _)| term);
+            assert_eq!(
+                kept,
+                Some(term),
+                "group {group}: node {node} lost entry {} of term {term}, which lasts",
+                was.last
+            );
+        }
+    }
+
+    /// What is committed is durable on a majority, so that it survives the loss of what is not.
+    fn check_durable(&self, node: usize, shard: &Shard, status: GroupStatus, coverage: &mut Coverage) {
+        let (group, index) = (status.group, status.committed);
+        let Some((term, _)) = shard.entry(group, index) else { return };
+        let voters = shard.voters(group);
+        let place = |voter: &NodeId| usize::try_from(voter.0 - 1).expect("ids are counted from 1");
+        let holders = voters.iter().filter(|voter| self.durable.holds(place(voter), group, index, term));
+        let count = holders.count();
+        if voters.len() > 1 {
+            coverage.mark("durable majority judged");
+        }
+        assert!(
+            2 * count > voters.len(),
+            "group {group}: node {node} takes entry {index} of term {term} for committed, which is durable on {count} of \
+             {voters:?}"
+        );
     }
 
     /// A node that starts may host the groups of a deleted topic once more until it hears of the deletion.
@@ -152,7 +262,8 @@ fn note_changes(before: GroupStatus, status: GroupStatus, coverage: &mut Coverag
         coverage.mark("pull");
     }
     if status.compacted > before.applied {
-        coverage.mark("snapshot");
+        let is_metadata = status.group == GroupId::METADATA;
+        coverage.mark(if is_metadata { "snapshot of the metadata" } else { "snapshot" });
     }
     if before.is_leader && !status.is_leader {
         coverage.mark("leader deposed");
@@ -163,7 +274,19 @@ fn note_changes(before: GroupStatus, status: GroupStatus, coverage: &mut Coverag
 }
 
 fn hash_of(data: &[u8]) -> u64 {
-    data.chunks(8).fold(data.len() as u64, |hash, chunk| {
-        mix64(hash ^ chunk.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte)))
-    })
+    let parts = match data.len() > 2 * TELLING_BYTES {
+        true => [&data[..TELLING_BYTES], &data[data.len() - TELLING_BYTES..]],
+        false => [data, &[]],
+    };
+    let mut hash = data.len() as u64;
+    for part in parts {
+        let (words, rest) = part.as_chunks();
+        for word in words {
+            hash = mix64(hash ^ u64::from_le_bytes(*word));
+        }
+        for byte in rest {
+            hash = mix64(hash ^ u64::from(*byte));
+        }
+    }
+    hash
 }

@@ -6,12 +6,16 @@
 pub mod actor;
 pub mod clients;
 pub mod coverage;
+mod damage;
 pub mod disk;
 mod disk_request;
+mod durable;
 mod effects;
 mod event_text;
 mod faults;
 mod final_checks;
+pub mod hunt;
+mod in_sync;
 mod judge;
 mod links;
 pub mod model;
@@ -21,6 +25,7 @@ pub mod plan;
 pub mod process;
 pub mod random;
 mod resolve;
+pub mod runner;
 pub mod trace;
 pub mod world;
 
@@ -33,6 +38,7 @@ use coverage::Coverage;
 use plan::{Load, Plan};
 use random::Random;
 use trace::Trace;
+use types::mutants::Mutant;
 use world::World;
 
 /// What a history came to.
@@ -48,33 +54,73 @@ pub struct Outcome {
     pub coverage: Coverage,
 }
 
-/// Runs the history of a seed for so many nodes.
-///
-/// # Panics
-///
-/// When something does not hold.
-pub fn run_seed(seed: u64, nodes: usize, is_traced: bool) -> Outcome {
-    let plan = Plan::new(seed, nodes);
-    let mut random = Random::new(seed ^ 0xc11e);
-    let mut world = World::new(plan.clone(), Trace::new(is_traced));
-    add_clients(&mut world, &plan, &mut random);
+/// One history: all that decides it.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// How many nodes the cluster has.
+    pub nodes: usize,
+    /// Whether every event is printed.
+    pub is_traced: bool,
+    /// Ends the history after so many virtual milliseconds, unfinished.
+    pub ticks: Option<u64>,
+    /// The planted bug. Takes the feature `full`.
+    pub mutant: Option<Mutant>,
+}
+
+impl History {
+    /// The history of a seed for so many nodes.
+    pub fn new(seed: u64, nodes: usize) -> History {
+        History { seed, nodes, is_traced: false, ticks: None, mutant: None }
+    }
+
+    /// Lets it happen.
+    ///
+    /// # Panics
+    ///
+    /// When something does not hold.
+    pub fn run(&self) -> Outcome {
+        plant(self.mutant);
+        let plan = Plan::new(self.seed, self.nodes);
+        let mut random = Random::new(self.seed ^ 0xc11e);
+        let mut world = World::new(plan.clone(), Trace::new(self.is_traced));
+        add_clients(&mut world, &plan, &mut random);
+        match self.ticks {
+            Some(ms) => world.run_for_ms(ms),
+            None => run_whole(&mut world, &mut random),
+        }
+        Outcome {
+            trace_hash: world.trace_hash(),
+            acknowledged_records: world.model.acknowledged_records,
+            virtual_us: world.now_us,
+            coverage: world.coverage,
+        }
+    }
+}
+
+#[cfg(feature = "full")]
+fn plant(mutant: Option<Mutant>) {
+    types::mutants::plant(mutant);
+}
+
+#[cfg(not(feature = "full"))]
+fn plant(mutant: Option<Mutant>) {
+    assert!(mutant.is_none(), "bugs are planted with the feature `full` only");
+}
+
+fn run_whole(world: &mut World, random: &mut Random) {
     world.run();
     world.check_leaders();
     world.run_until_idle();
-    audit(&mut world);
+    audit(world);
     world.heal_the_rest();
     for _ in 0..random.between(1, 2) {
         world.restart();
         world.check_leaders();
-        audit(&mut world);
+        audit(world);
     }
     world.check_rest();
-    Outcome {
-        trace_hash: world.trace_hash(),
-        acknowledged_records: world.model.acknowledged_records,
-        virtual_us: world.now_us,
-        coverage: world.coverage,
-    }
 }
 
 fn audit(world: &mut World) {
@@ -103,8 +149,8 @@ fn add_clients(world: &mut World, plan: &Plan, random: &mut Random) {
             Load::Light => {
                 ([20, 500, 20_000][random.index(3)], random.between(1, 20), random.between(10, 800))
             }
-            Load::Heavy => (900_000, 4, 60),
-            Load::Flood => (2_000_000, 3, 100),
+            Load::Heavy => (60_000, 4, 60),
+            Load::Flood => (120_000, 3, 100),
         };
         world.add_client(Box::new(Producer::new(ProducerOptions {
             number,

@@ -7,6 +7,8 @@ use protocol::batch;
 use types::TopicId;
 use types::limits::DECOMPRESSED_BYTES_MAX;
 
+use crate::in_sync::Quorums;
+
 /// Bytes of a value's head: the record's number and the value's length.
 pub const VALUE_HEAD_BYTES: usize = 16;
 
@@ -141,6 +143,8 @@ pub struct Model {
     pub committed: BTreeMap<(String, TopicRef, i32), Committed>,
     /// The newest generation that a member of a consumer group has heard of.
     pub generations: BTreeMap<String, i32>,
+    /// When there were enough in-sync replicas.
+    pub quorums: Quorums,
     /// Producer ids that were given out.
     pub producer_ids: BTreeSet<i64>,
     next_uid: u64,

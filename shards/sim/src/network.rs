@@ -201,6 +201,10 @@ impl World {
             if !is_there || !self.network.is_open(from.node, to.node) {
                 return;
             }
+            if self.nodes[to.node].paused_until_us > self.now_us {
+                let until_us = self.nodes[to.node].paused_until_us;
+                return self.schedule_at(until_us, None, Happening::FrameDue(id));
+            }
             let is_sender_there = self.nodes[from.node].incarnation() == Some(line.sender);
             let line = self.network.lines.get_mut(&id).expect("it was just seen");
             let Some(frame) = line.in_flight.pop_front_if(|frame| frame.due_us <= self.now_us) else {

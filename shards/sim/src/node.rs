@@ -1,9 +1,9 @@
 //! One machine: its disk, its clock, and the process that runs there or does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use types::{NodeId, ShardId, ShardLayout};
+use types::{GroupId, NodeId, Offset, ShardId, ShardLayout};
 
 use crate::disk::Disk;
 use crate::process::{Lane, Process, node_id};
@@ -30,6 +30,21 @@ impl fmt::Display for Place {
     }
 }
 
+/// A byte of a segment that is not what was written.
+#[derive(Clone, Copy, Debug)]
+pub struct Rot {
+    /// The group.
+    pub group: GroupId,
+    /// The segment.
+    pub segment: Offset,
+    /// Which byte.
+    pub at: usize,
+    /// What was written.
+    pub was: u8,
+    /// What is there.
+    pub is: u8,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Node {
@@ -47,6 +62,24 @@ pub struct Node {
     pub rings: BTreeMap<(ShardId, ShardId), u64>,
     /// The disk is slow before this time.
     pub slow_until_us: u64,
+    /// The disk completes nothing before this time.
+    pub hung_until_us: u64,
+    /// Reads fail now and then before this time.
+    pub reads_fail_until_us: u64,
+    /// The next write fails.
+    pub write_fails: bool,
+    /// What is wrong with the disk may end the process before this time.
+    pub damaged_until_us: u64,
+    /// The process does not run on before this time, though it is there (SIGSTOP).
+    pub paused_until_us: u64,
+    /// Groups whose folders were being removed.
+    pub removed_groups: BTreeSet<GroupId>,
+    /// Since when the process runs without a pause.
+    pub awake_us: u64,
+    /// The process has ended itself and is about to be gone.
+    pub is_ending: bool,
+    /// Bytes of segments that have changed by themselves.
+    pub rot: Vec<Rot>,
     /// Whether the data directory remembers the cluster.
     pub has_joined: bool,
 }
@@ -55,6 +88,11 @@ impl Node {
     /// The run of the process, while there is one.
     pub fn incarnation(&self) -> Option<u64> {
         self.process.as_ref().map(|process| process.incarnation)
+    }
+
+    /// Whether a process runs that takes events.
+    pub fn runs(&self) -> bool {
+        self.process.is_some() && !self.is_ending
     }
 
     /// How many shards run.

@@ -58,6 +58,53 @@ pub enum Fault {
         /// For how long.
         for_us: u64,
     },
+    /// No request on the disk completes.
+    HungDisk {
+        /// Where.
+        node: usize,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Reads from segments fail now and then.
+    FailingReads {
+        /// Where.
+        node: usize,
+        /// For how long.
+        for_us: u64,
+    },
+    /// The next write fails, to the WAL or to a segment.
+    FailingWrite {
+        /// Where.
+        node: usize,
+    },
+    /// A bit of a segment changes by itself, until an operator puts it right.
+    Rot {
+        /// Where.
+        node: usize,
+        /// For how long.
+        for_us: u64,
+    },
+    /// The process stands still (SIGSTOP).
+    Pause {
+        /// Which.
+        node: usize,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Something happens to a node that leads.
+    AtLeader {
+        /// What.
+        what: LeaderFault,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Two nodes do not hear each other, while the node that both hear restarts again and again.
+    Storm {
+        /// Sender and receiver.
+        pairs: Vec<(usize, usize)>,
+        /// For how long.
+        for_us: u64,
+    },
     /// Nothing passes from these nodes to those.
     Cut {
         /// Sender and receiver.
@@ -88,6 +135,19 @@ pub enum Fault {
     },
 }
 
+/// What happens to a leader.
+#[derive(Clone, Copy, Debug)]
+pub enum LeaderFault {
+    /// Power fails.
+    Crash,
+    /// The process stands still.
+    Pause,
+    /// No node hears it, nor it them; clients do.
+    Cut,
+    /// No request on its disk completes.
+    HungDisk,
+}
+
 /// A history before it happens.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -101,6 +161,8 @@ pub struct Plan {
     pub has_layout_changes: bool,
     /// How slow things are.
     pub delays: Delays,
+    /// Whether disks lose what they had: bits rot, writes go astray, requests fail.
+    pub has_damage: bool,
     /// When what goes wrong.
     pub faults: Vec<(u64, Fault)>,
     /// When faults end.
@@ -111,6 +173,19 @@ pub struct Plan {
     pub replication_min: usize,
     /// The nodes that come back only after the others have shown that they make progress without them.
     pub left_out: Vec<usize>,
+    /// How they are away.
+    pub absence: Absence,
+}
+
+/// How a node is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// Its process does not run.
+    Down,
+    /// It hears no other node, but is heard.
+    Deaf,
+    /// No other node hears it.
+    Mute,
 }
 
 /// How much a history writes.
@@ -146,7 +221,7 @@ impl Plan {
             ring_us: 30 * scale,
             wal_us: 200 * scale,
             wal_file_us: 20_000,
-            disk_us: if load == Load::Flood { 100_000 } else { 500 * scale },
+            disk_us: if load == Load::Flood || random.percent(15) { 100_000 } else { 500 * scale },
             network_us: 200 * scale,
         };
         let layout = random_layout(&mut random, load);
@@ -156,6 +231,7 @@ impl Plan {
         let has_layout_changes = random.percent(40);
         let is_half_healed = nodes > 2 && random.percent(25);
         let replication_min = if is_half_healed { nodes } else { 1 };
+        let has_damage = random.percent(25);
         let offsets_replicas = random.between(replication_min as u64, nodes as u64);
         let mut plan = Plan {
             seed,
@@ -171,11 +247,13 @@ impl Plan {
             layouts: (0..nodes).map(|_| layout).collect(),
             has_layout_changes,
             delays,
+            has_damage,
             faults: Vec::new(),
             duration_us,
             load,
             replication_min,
             left_out: Vec::new(),
+            absence: [Absence::Down, Absence::Deaf, Absence::Mute][random.index(3)],
         };
         if random.percent(20) {
             plan.layouts = (0..nodes).map(|_| random_layout(&mut random, load)).collect();
@@ -185,7 +263,7 @@ impl Plan {
             let count = usize::try_from(random.between(1, (nodes as u64 - 1) / 2)).expect("few nodes");
             plan.left_out = (first..first + count).map(|node| node % nodes).collect();
         }
-        let faults = Faults { nodes, is_long, duration_us, planned: Vec::new() };
+        let faults = Faults { nodes, is_long, has_damage, duration_us, planned: Vec::new() };
         plan.faults = faults.plan(&mut random);
         plan
     }
@@ -213,6 +291,7 @@ fn random_layout(random: &mut Random, load: Load) -> ShardLayout {
 struct Faults {
     nodes: usize,
     is_long: bool,
+    has_damage: bool,
     duration_us: u64,
     planned: Vec<(u64, Fault)>,
 }
@@ -222,7 +301,11 @@ impl Faults {
     fn plan(mut self, random: &mut Random) -> Vec<(u64, Fault)> {
         self.plan_processes(random);
         self.plan_machines(random);
+        if self.has_damage {
+            self.plan_damage(random);
+        }
         if self.nodes > 1 {
+            self.plan_leaders(random);
             self.plan_network(random);
         }
         if random.percent(40) {
@@ -266,6 +349,66 @@ impl Faults {
         }
     }
 
+    /// What the protocol between replicas is most sensitive to: leaders that fall silent and come back, and restarts between the
+    /// steps of an election.
+    fn plan_leaders(&mut self, random: &mut Random) {
+        let (nodes, duration_us) = (self.nodes, self.duration_us);
+        if random.percent(50) {
+            let kinds = [LeaderFault::Crash, LeaderFault::Pause, LeaderFault::Cut, LeaderFault::HungDisk];
+            let times = random.between(1, 6);
+            self.add(random, times, |random| {
+                let what = kinds[random.index(kinds.len())];
+                let for_us = match what {
+                    LeaderFault::Crash => random.between(100, 1_000_000),
+                    LeaderFault::Pause | LeaderFault::Cut | LeaderFault::HungDisk => {
+                        random.between(100_000, 4_000_000)
+                    }
+                };
+                Fault::AtLeader { what, for_us }
+            });
+        }
+        if random.percent(25) {
+            let times = random.between(1, 4);
+            self.add(random, times, |random| {
+                let node = random.index(nodes);
+                Fault::Pause { node, for_us: random.between(10_000, 4_000_000) }
+            });
+        }
+        if nodes > 2 && random.percent(25) {
+            let node = random.index(nodes);
+            let (one, other) = ((node + 1) % nodes, (node + 2) % nodes);
+            let begin_us = random.below(duration_us);
+            let for_us = random.between(1_000_000, 6_000_000);
+            self.planned.push((begin_us, Fault::Storm { pairs: vec![(one, other), (other, one)], for_us }));
+            for _ in 0..random.between(3, 15) {
+                let at_us = begin_us + random.below(for_us);
+                self.planned.push((at_us, Fault::Crash { node, down_us: random.between(1_000, 700_000) }));
+            }
+        }
+    }
+
+    fn plan_damage(&mut self, random: &mut Random) {
+        let nodes = self.nodes;
+        if random.percent(50) {
+            let times = random.between(1, 4);
+            self.add(random, times, |random| {
+                let node = random.index(nodes);
+                Fault::FailingReads { node, for_us: random.between(1_000, 3_000_000) }
+            });
+        }
+        if random.percent(50) {
+            let times = random.between(1, 4);
+            self.add(random, times, |random| Fault::FailingWrite { node: random.index(nodes) });
+        }
+        if random.percent(60) {
+            let times = random.between(5, 60);
+            self.add(random, times, |random| {
+                let node = random.index(nodes);
+                Fault::Rot { node, for_us: random.between(100_000, 5_000_000) }
+            });
+        }
+    }
+
     fn plan_machines(&mut self, random: &mut Random) {
         let nodes = self.nodes;
         if random.percent(30) {
@@ -280,6 +423,13 @@ impl Faults {
             self.add(random, times, |random| {
                 let node = random.index(nodes);
                 Fault::SlowDisk { node, for_us: random.between(1_000, 3_000_000) }
+            });
+        }
+        if random.percent(25) {
+            let times = random.between(1, 3);
+            self.add(random, times, |random| {
+                let node = random.index(nodes);
+                Fault::HungDisk { node, for_us: random.between(10_000, 5_000_000) }
             });
         }
         if random.percent(60) {

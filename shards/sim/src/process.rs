@@ -6,8 +6,8 @@ use std::sync::Arc;
 use broker::BrokerConfig;
 use coordinator::GroupConfig;
 use log::wal::{
-    FILE_SEQUENCE_FIRST, FLUSH_SEQUENCE_FIRST, FlushBuilder, Record, Recovered, RecoveredGroup,
-    WalFileContent, file_name, recover,
+    FILE_SEQUENCE_FIRST, FLUSH_SEQUENCE_FIRST, FlushBuilder, Record, RecordNote, Recovered, RecoveredGroup,
+    RecoveryError, WalFileContent, file_name, recover,
 };
 use metadata::{Endpoint, StaticSettings};
 use shard::{DiskRequest, DiskToken, Effect, PeerAddress, Registration, Shard, ShardConfig};
@@ -70,8 +70,8 @@ pub struct Lane {
     pub is_turn_due: bool,
     /// The deadline that is armed, on the monotonic clock.
     pub deadline_us: Option<u64>,
-    /// The flush under way, with its number.
-    pub flush: Option<(u64, WalWork)>,
+    /// The flush under way, with its number and what is in it.
+    pub flush: Option<(u64, WalWork, Vec<RecordNote>)>,
     /// The file that is being made.
     pub file: Option<WalWork>,
     /// Requests on segments: in order for each group, the first of each is being worked on.
@@ -89,27 +89,31 @@ pub struct Process {
 }
 
 impl Process {
-    /// Recovers what the disk holds and starts the shards. Returns what each of them wants done first.
+    /// Recovers the WALs of all shards, for the number of shards that there are to be.
     ///
     /// # Panics
     ///
     /// When the disk cannot be recovered: no fault of the simulator may lead there.
-    pub fn start(
-        start: &Start<'_>,
-        disk: &mut Disk,
-        random: &mut Random,
-    ) -> (Process, Vec<(ShardId, Vec<Effect>)>) {
-        let Start { layout, incarnation, now, .. } = *start;
-        let expected: Vec<ShardId> = (0..layout.shards()).map(ShardId).collect();
+    pub fn recover(layout: ShardLayout, disk: &mut Disk) -> Vec<Recovered> {
         if disk.layout.replace(layout).is_some_and(|before| before != layout) {
             regroup(layout, disk);
         }
+        let shards = (0..layout.shards()).map(ShardId);
+        shards.map(|shard| recover_wal(disk.wals.entry(shard).or_default())).collect()
+    }
+
+    /// Starts the shards with what their WALs hold. Returns what each of them wants done first.
+    pub fn start(
+        start: &Start<'_>,
+        wals: Vec<Recovered>,
+        random: &mut Random,
+    ) -> (Process, Vec<(ShardId, Vec<Effect>)>) {
+        let Start { layout, incarnation, now, .. } = *start;
         let seed = random.next_u64();
         let config = start.config(seed);
         let mut begun = Vec::new();
         let mut lanes = Vec::new();
-        for shard in expected {
-            let recovered = recover_wal(disk.wals.entry(shard).or_default());
+        for (shard, recovered) in (0..).map(ShardId).zip(wals) {
             let mut effects = Vec::new();
             let core = Shard::new(ShardConfig { shard, ..config.clone() }, recovered, now, &mut effects);
             lanes.push(Lane {
@@ -133,7 +137,7 @@ impl Process {
     /// Power fails: what was under way reaches the disk wholly, partly or not at all.
     pub fn crash(self, disk: &mut Disk, random: &mut Random) {
         for (shard, lane) in (0..).map(ShardId).zip(self.lanes) {
-            for work in lane.flush.map(|(_, work)| work).iter().chain(&lane.file) {
+            for work in lane.flush.map(|(_, work, _)| work).iter().chain(&lane.file) {
                 disk.tear_wal(shard, work, random);
             }
             for (_, request) in lane.disk.values().filter_map(VecDeque::front) {
@@ -196,7 +200,8 @@ impl Start<'_> {
     }
 }
 
-fn recover_wal(files: &BTreeMap<u64, WalFile>) -> Recovered {
+/// Recovers a WAL, if it can be.
+pub(crate) fn try_recover(files: &BTreeMap<u64, WalFile>) -> Result<Recovered, RecoveryError> {
     let contents: Vec<WalFileContent<'_>> = files
         .iter()
         .map(|(sequence, file)| WalFileContent {
@@ -205,7 +210,11 @@ fn recover_wal(files: &BTreeMap<u64, WalFile>) -> Recovered {
             content: &file.content,
         })
         .collect();
-    let recovered = recover(&contents).unwrap_or_else(|error| panic!("the WAL is not recovered: {error}"));
+    recover(&contents)
+}
+
+fn recover_wal(files: &BTreeMap<u64, WalFile>) -> Recovered {
+    let recovered = try_recover(files).unwrap_or_else(|error| panic!("the WAL is not recovered: {error}"));
     recovered.ledger.assert_consistent();
     recovered
 }

@@ -1,6 +1,6 @@
-//! What happened, as a hash and, where it is wanted, as text.
+//! What happened: as text where it is wanted, and as a hash over the times of all of it, which follow from one another.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 use types::hash::mix64;
 
@@ -9,25 +9,19 @@ use types::hash::mix64;
 pub struct Trace {
     hash: u64,
     is_printed: bool,
-    line: String,
 }
 
 impl Trace {
     /// A trace that is only hashed, or printed as well.
     pub fn new(is_printed: bool) -> Trace {
-        Trace { hash: 0, is_printed, line: String::new() }
+        Trace { hash: 0, is_printed }
     }
 
     /// Something happened.
     pub fn note(&mut self, now_us: u64, text: fmt::Arguments<'_>) {
-        self.line.clear();
-        write!(self.line, "{now_us:>12} {text}").expect("a string takes everything");
-        for chunk in self.line.as_bytes().chunks(8) {
-            let word = chunk.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
-            self.hash = mix64(self.hash ^ word);
-        }
+        self.hash = mix64(self.hash ^ now_us);
         if self.is_printed {
-            println!("{}", self.line);
+            println!("{now_us:>12} {text}");
         }
     }
 

@@ -9,7 +9,7 @@ use types::{ConnectionId, GroupId, Now, ShardId, ShardLayout};
 
 use crate::actor::{Actor, Context, Wish};
 use crate::coverage::Coverage;
-use crate::judge::Judge;
+use crate::judge::{Judge, Look};
 use crate::links::Links;
 use crate::model::Model;
 use crate::network::{LineId, Network};
@@ -64,6 +64,7 @@ pub(crate) enum Happening {
     Started(usize, ShardLayout),
     Ended { node: usize, down_us: u64, layout: ShardLayout },
     HasSpace(usize),
+    RotEnds(usize),
 }
 
 pub(crate) struct Client {
@@ -98,6 +99,8 @@ pub struct World {
     pub coverage: Coverage,
     pub(crate) is_stopping: bool,
     pub(crate) healed_us: Option<u64>,
+    /// When it is looked next whether anything waits for too long.
+    next_wait_check_us: u64,
     pub(crate) trace: Trace,
 }
 
@@ -123,6 +126,7 @@ impl World {
             coverage: Coverage::default(),
             is_stopping: false,
             healed_us: None,
+            next_wait_check_us: 0,
             trace,
             plan,
         }
@@ -139,6 +143,21 @@ impl World {
 
     /// Runs the history until faults end.
     pub fn run(&mut self) {
+        self.begin();
+        let end_us = self.now_us + self.plan.duration_us;
+        while self.next_at().is_some_and(|at| at <= end_us) {
+            self.next();
+        }
+        self.heal();
+    }
+
+    /// Runs the beginning of the history, however far that is.
+    pub fn run_for_ms(&mut self, ms: u64) {
+        self.begin();
+        self.run_for_us(ms * 1_000);
+    }
+
+    fn begin(&mut self) {
         for node in 0..self.nodes.len() {
             let layout = self.plan.layouts[node];
             self.schedule(0, None, Happening::Started(node, layout));
@@ -146,11 +165,6 @@ impl World {
         for (at_us, fault) in self.plan.faults.clone() {
             self.schedule(at_us, None, Happening::Fault(fault));
         }
-        let end_us = self.now_us + self.plan.duration_us;
-        while self.next_at().is_some_and(|at| at <= end_us) {
-            self.next();
-        }
-        self.heal();
     }
 
     /// Runs until every client is done.
@@ -237,18 +251,31 @@ impl World {
         self.events_at_once = if at_us > self.now_us { 0 } else { self.events_at_once + 1 };
         assert!(self.events_at_once < EVENTS_AT_ONCE_MAX, "the shards run in circles: {}", self.waiting());
         self.now_us = self.now_us.max(at_us);
-        let is_meant =
-            |(node, incarnation): (usize, u64)| self.nodes[node].incarnation() == Some(incarnation);
-        if next.owner.is_none_or(is_meant) {
-            self.happen(next.what);
-        }
-        if let Some(healed_us) = self.healed_us {
-            let since_us = |sent_us: u64| self.now_us - sent_us.max(healed_us);
-            let awaited = self.links.open.values().flat_map(|link| link.awaited.front());
-            let late = awaited.into_iter().find(|awaited| since_us(awaited.sent_us) > ANSWER_US_MAX);
-            if let Some(late) = late {
-                panic!("a {} sent at {} is not answered: {}", late.key.name(), late.sent_us, self.waiting());
+        match next.owner {
+            None => self.happen(next.what),
+            Some((node, incarnation)) if self.nodes[node].incarnation() == Some(incarnation) => {
+                let paused_until_us = self.nodes[node].paused_until_us;
+                match paused_until_us > self.now_us {
+                    true => self.schedule_at(paused_until_us, next.owner, next.what),
+                    false => self.happen(next.what),
+                }
             }
+            Some(_) => {}
+        }
+        self.check_waiting();
+    }
+
+    /// Once faults are over, nothing waits for long.
+    fn check_waiting(&mut self) {
+        let Some(healed_us) = self.healed_us.filter(|_| self.next_wait_check_us <= self.now_us) else {
+            return;
+        };
+        self.next_wait_check_us = self.now_us + ANSWER_US_MAX / 100;
+        let since_us = |sent_us: u64| self.now_us - sent_us.max(healed_us);
+        let awaited = self.links.open.values().flat_map(|link| link.awaited.front());
+        let late = awaited.into_iter().find(|awaited| since_us(awaited.sent_us) > ANSWER_US_MAX);
+        if let Some(late) = late {
+            panic!("a {} sent at {} is not answered: {}", late.key.name(), late.sent_us, self.waiting());
         }
     }
 
@@ -291,10 +318,14 @@ impl World {
                 self.schedule(down_us, None, Happening::Started(node, layout));
             }
             Happening::HasSpace(node) => self.nodes[node].disk.is_full = false,
+            Happening::RotEnds(node) => self.end_rot(node),
         }
     }
 
     pub(crate) fn feed(&mut self, place: Place, event: Event) {
+        if !self.nodes[place.node].runs() {
+            return;
+        }
         self.trace_event(place, &event);
         let now = self.now(place.node);
         let is_turn_end = matches!(event, Event::TurnEnded);
@@ -306,7 +337,9 @@ impl World {
             self.schedule_at_node(delay_us, place.node, Happening::Turn(place));
         }
         for effect in effects {
-            self.carry_out(place, effect);
+            if self.nodes[place.node].runs() {
+                self.carry_out(place, effect);
+            }
         }
     }
 
@@ -314,10 +347,22 @@ impl World {
         self.nodes[place.node].lane(place.shard).is_turn_due = false;
         self.feed(place, Event::TurnEnded);
         let node = &mut self.nodes[place.node];
+        if !node.runs() {
+            return;
+        }
         let incarnation = node.incarnation().expect("the process runs");
+        let awake_us = node.awake_us;
         let lane = node.lane(place.shard);
         lane.shard.assert_consistent();
-        self.judge.look(place.node, incarnation, &lane.shard, &mut self.coverage);
+        let look = Look {
+            node: place.node,
+            incarnation,
+            shard: &lane.shard,
+            now_us: self.now_us,
+            awake_us,
+            lag_ms_max: self.plan.node.replica_lag_ms_max,
+        };
+        self.judge.look(look, &mut self.model.quorums, &mut self.coverage);
         let deadline_us = lane.shard.next_deadline_us();
         if lane.deadline_us != deadline_us {
             lane.deadline_us = deadline_us;
@@ -347,9 +392,11 @@ impl World {
             now,
             run: link.and_then(|link| self.nodes[link.at.node].incarnation()),
             nodes: self.nodes.len(),
+            coverage: &mut self.coverage,
             random: &mut found.random,
             model: &mut self.model,
             is_stopping: self.is_stopping,
+            may_be_damaged: self.plan.has_damage && self.healed_us.is_none(),
             wishes: &mut wishes,
             next_correlation_id: &mut found.next_correlation_id,
         };

@@ -1,10 +1,15 @@
 //! Histories that every change must survive, and that the simulator repeats itself.
+//!
+//! `cargo simulate --seeds 0..500` runs many more.
 
-use std::panic::catch_unwind;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use sim::coverage::Coverage;
+use sim::History;
+use sim::runner::{catch_panics, try_run};
 
-/// Seeds that once found something, with the number of nodes and what they found.
+/// Seeds that once found something, with the number of nodes and what they found. A change of the simulator gives a seed another
+/// history: what can be told request by request is in `scripts` as well.
 const REGRESSIONS: &[(u64, usize, &str)] = &[
     (8, 1, "groups of a WAL whose shard no longer hosts them began anew, empty"),
     (9, 1, "a torn index file of the active segment ended the process at each start"),
@@ -18,40 +23,42 @@ const REGRESSIONS: &[(u64, usize, &str)] = &[
     (120, 3, "a replica that had pulled more than its snapshot holds died when it took it over"),
 ];
 
-/// Runs histories, and returns those that fail with what the others have exercised.
-fn run(seeds: impl Iterator<Item = (u64, usize)>) -> (Vec<(u64, usize)>, Coverage) {
-    let mut failed = Vec::new();
-    let mut coverage = Coverage::default();
-    for (seed, nodes) in seeds {
-        match catch_unwind(|| sim::run_seed(seed, nodes, false)) {
-            Ok(outcome) => coverage.add(&outcome.coverage),
-            Err(_) => failed.push((seed, nodes)),
-        }
-    }
-    (failed, coverage)
+#[test]
+fn histories_that_found_something_hold() {
+    catch_panics();
+    let failed = REGRESSIONS.iter().filter_map(|(seed, nodes, once)| {
+        let why = try_run(&History::new(*seed, *nodes)).err()?;
+        Some(format!("seed {seed} of {nodes} nodes, which found that {once}: {why}"))
+    });
+    assert_eq!(failed.collect::<Vec<_>>(), [""; 0], "replay with: cargo simulate --seed S --nodes N --trace");
 }
 
-const NONE: [(u64, usize); 0] = [];
-
-#[test]
-fn histories_of_one_node_hold() {
-    let (failed, _) = run((1_000..1_030).map(|seed| (seed, 1)));
-    assert_eq!(failed, NONE, "replay with: cargo run --profile sim -p sim -- --seed S --nodes 1 --trace");
-}
-
-/// Clusters of the same seeds, and all that once found something: together they exercise everything.
-#[test]
-fn histories_of_clusters_hold_and_exercise_everything() {
-    let seeds = (1_000..1_040).map(|seed| (seed, if seed % 8 == 0 { 5 } else { 3 }));
-    let (failed, coverage) = run(seeds.chain(REGRESSIONS.iter().map(|(seed, nodes, _)| (*seed, *nodes))));
-    assert_eq!(failed, NONE, "replay with: cargo run --profile sim -p sim -- --seed S --nodes N --trace");
-    assert_eq!(coverage.missing(), [""; 0], "what was exercised: {coverage:?}");
+/// The trace of a history, as another process prints it that runs in this folder.
+fn trace_in(folder: &Path, seed: u64, nodes: usize) -> Vec<u8> {
+    let ran = Command::new(env!("CARGO_BIN_EXE_sim"))
+        .args(["--seed", &seed.to_string(), "--nodes", &nodes.to_string(), "--trace"])
+        .current_dir(folder)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .expect("the simulator starts");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    ran.stdout
 }
 
 #[test]
-fn the_same_seed_gives_the_same_history_twice() {
-    for (seed, nodes) in (2_000..2_008).zip([1, 3, 3, 2].into_iter().cycle()) {
-        let first = sim::run_seed(seed, nodes, false);
-        assert_eq!(sim::run_seed(seed, nodes, false), first, "seed {seed} with {nodes} nodes");
+fn the_same_seed_gives_the_same_trace_byte_for_byte() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (seed, nodes) in [(2_000, 1), (2_001, 3), (2_002, 5)] {
+        let first = trace_in(here, seed, nodes);
+        assert!(first.len() > 10_000, "a trace tells of all events");
+        assert!(first == trace_in(&here.join("src"), seed, nodes), "seed {seed} with {nodes} nodes");
+        let outcome = History::new(seed, nodes).run();
+        let last = first.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().expect("it has lines");
+        assert_eq!(
+            String::from_utf8_lossy(last),
+            format!("seed {seed}: {outcome:?}"),
+            "in this process and another"
+        );
     }
 }

@@ -8,6 +8,7 @@ pub mod hash;
 pub mod ids;
 pub mod layout;
 pub mod limits;
+pub mod mutants;
 
 pub use clock::Now;
 pub use ids::*;

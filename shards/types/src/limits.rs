@@ -1,27 +1,32 @@
 //! Every bound of the broker that is not a configuration option, with its reason.
 
+/// A bound, and what it is in the simulator, which could not fill so much within seconds.
+const fn tight(bound: usize, tight: usize) -> usize {
+    if cfg!(feature = "tight-limits") { tight } else { bound }
+}
+
 /// The alignment and smallest unit of a WAL write. Devices report 512 bytes, but 4 KiB is what file
 /// systems allocate and what a torn write is measured in.
 pub const BLOCK_BYTES: usize = 4096;
 
 /// The largest single disk request: larger ones are split by the block layer and stall their neighbours.
-pub const DISK_REQUEST_BYTES_MAX: usize = 512 * 1024;
+pub const DISK_REQUEST_BYTES_MAX: usize = tight(512 * 1024, 64 * 1024);
 
 /// The size of one WAL file. Zeroed once, then overwritten for as long as the shard lives.
-pub const WAL_FILE_BYTES: u64 = 32 * 1024 * 1024;
+pub const WAL_FILE_BYTES: u64 = tight(32 * 1024 * 1024, 1024 * 1024) as u64;
 
 /// WAL files of one shard, in use and spare. Produce waits (or fails when the disk is full) once all are in use.
 pub const WAL_FILES_MAX: usize = 16;
 
 /// Bytes gathered for one WAL flush. More stays queued for the next one.
-pub const WAL_FLUSH_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const WAL_FLUSH_BYTES_MAX: usize = tight(4 * 1024 * 1024, 128 * 1024);
 
 /// The largest record batch, whoever makes it: the upper end of `max.message.bytes`, and the bound of what a coordinator or
 /// a change of the metadata may write at once.
-pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const BATCH_BYTES_MAX: usize = tight(16 * 1024 * 1024, 512 * 1024);
 
 /// Produce requests that wait for room in the WAL, per shard. More are refused.
-pub const STALLED_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const STALLED_BYTES_MAX: usize = tight(64 * 1024 * 1024, 2 * 1024 * 1024);
 
 /// Requests that wait, per shard, for a leader elected here to begin to serve. More are answered that it does not.
 pub const ELECTED_WAITS_MAX: usize = 10_000;
@@ -34,14 +39,24 @@ pub const ELECTED_WAITS_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const ELECTED_WAIT_MS_MAX: i64 = 1_500;
 
 /// Committed bytes of one partition that wait in memory and WAL before they are written to its segment.
-pub const SEGMENT_CHUNK_BYTES: usize = 1024 * 1024;
+pub const SEGMENT_CHUNK_BYTES: usize = tight(1024 * 1024, 32 * 1024);
+
+/// The smallest size at which a segment may be closed (`segment.bytes`, KIP-1030).
+pub const SEGMENT_BYTES_MIN: usize = tight(1024 * 1024, 64 * 1024);
+
+/// Bytes of records after which the log of a partition of `__consumer_offsets` is begun anew with a snapshot, if that is
+/// much smaller.
+pub const COORDINATOR_SNAPSHOT_BYTES: usize = tight(8 * 1024 * 1024, 64 * 1024);
+
+/// Applied bytes of commands after which the state of the metadata is written as a checkpoint and the log before it goes.
+pub const METADATA_CHECKPOINT_BYTES: usize = tight(256 * 1024, 2 * 1024);
 
 /// The largest write to a segment: what a busy partition gathered while its last write was under way goes in one, so
 /// that it keeps up with the WAL.
-pub const SEGMENT_WRITE_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const SEGMENT_WRITE_BYTES_MAX: usize = tight(16 * 1024 * 1024, 256 * 1024);
 
 /// Batches kept in memory for readers near the end of the log, per shard, after they are in a segment.
-pub const TAIL_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const TAIL_CACHE_BYTES_MAX: usize = tight(64 * 1024 * 1024, 128 * 1024);
 
 /// Bytes between two entries of a segment's offset index (Kafka's `index.interval.bytes`).
 pub const INDEX_INTERVAL_BYTES: usize = 4096;
@@ -61,7 +76,7 @@ pub const REQUESTS_IN_FLIGHT_PER_CONNECTION_MAX: usize = 32;
 pub const RESPONSE_BYTES_QUEUED_PER_CONNECTION_MAX: usize = 16 * 1024 * 1024;
 
 /// Request bytes under way in one shard, over all its connections, before all of them wait.
-pub const REQUEST_BYTES_IN_FLIGHT_PER_SHARD_MAX: usize = 128 * 1024 * 1024;
+pub const REQUEST_BYTES_IN_FLIGHT_PER_SHARD_MAX: usize = tight(128 * 1024 * 1024, 4 * 1024 * 1024);
 
 /// Client connections of one shard. The next one is closed at once.
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 10_000;
@@ -73,34 +88,37 @@ pub const RING_MESSAGES_MAX: usize = 1024;
 pub const PEER_FRAME_BYTES_MAX: usize = BATCH_BYTES_MAX + 8 * 1024 * 1024;
 
 /// Messages to one node are gathered into a frame until it has so many bytes.
-pub const PEER_FRAME_BYTES_FULL: usize = 2 * 1024 * 1024;
+pub const PEER_FRAME_BYTES_FULL: usize = tight(2 * 1024 * 1024, 64 * 1024);
 
 /// Bytes for one node that wait for its socket, per shard. Beyond it entries are not sent until it catches up.
-pub const PEER_BYTES_QUEUED_MAX: usize = 64 * 1024 * 1024;
+pub const PEER_BYTES_QUEUED_MAX: usize = tight(64 * 1024 * 1024, 2 * 1024 * 1024);
+
+/// Bytes of one append message between two replicas. An entry that is larger goes alone.
+pub const APPEND_BYTES_MAX: usize = tight(1024 * 1024, 64 * 1024);
 
 /// Bytes that a replica far behind pulls at once.
-pub const PULL_BYTES: usize = 1024 * 1024;
+pub const PULL_BYTES: usize = tight(1024 * 1024, 32 * 1024);
 
 /// Replicas of one shard that pull at the same time, so that those that return do not keep the disk from live traffic.
-pub const PULLS_PER_SHARD_MAX: usize = 8;
+pub const PULLS_PER_SHARD_MAX: usize = tight(8, 2);
 
 /// Response bytes of one Fetch, whatever the client asks for (Kafka's `fetch.max.bytes`).
-pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
+pub const FETCH_BYTES_MAX: usize = tight(55 * 1024 * 1024, 1024 * 1024);
 
 /// Response bytes that wait for sockets, and those that fetches under way may bring, over all connections of one shard.
 /// Over it a fetch is given less, or waits. (One batch goes to a fetch in any case, so it is exceeded by what the batches
 /// of fetches under way are larger than their shares.)
-pub const RESPONSE_BYTES_PER_SHARD_MAX: usize = 256 * 1024 * 1024;
+pub const RESPONSE_BYTES_PER_SHARD_MAX: usize = tight(256 * 1024 * 1024, 4 * 1024 * 1024);
 
 /// The least that a fetch is let read while memory is short (Kafka's `max.partition.fetch.bytes`); with less it waits.
-pub const FETCH_SHARE_BYTES_MIN: usize = 1024 * 1024;
+pub const FETCH_SHARE_BYTES_MIN: usize = tight(1024 * 1024, 64 * 1024);
 
 /// Bytes of segments that one shard has disks read at once for its fetches. Further reads wait.
-pub const READ_BYTES_UNDER_WAY_MAX: usize = 64 * 1024 * 1024;
+pub const READ_BYTES_UNDER_WAY_MAX: usize = tight(64 * 1024 * 1024, 1024 * 1024);
 
 /// Partitions that one shard reads from the disk for one fetch. Those behind them give nothing this time, as when
 /// `max_bytes` is used up.
-pub const READS_PER_FETCH_MAX: usize = 128;
+pub const READS_PER_FETCH_MAX: usize = tight(128, 2);
 
 /// Incremental fetch sessions of one shard (Kafka's `max.incremental.fetch.session.cache.slots`).
 pub const FETCH_SESSIONS_PER_SHARD_MAX: usize = 1_000;

@@ -8,6 +8,7 @@
 use protocol::batch::BatchHeader;
 use types::Offset;
 use types::limits::INDEX_INTERVAL_BYTES;
+use types::mutants::{Mutant, is_planted};
 
 use super::NO_TIMESTAMP;
 use super::read::{BatchSpan, ScanEnd, walk};
@@ -113,7 +114,7 @@ impl SegmentIndex {
         assert_eq!(position, self.end_position, "chunks follow one another without gaps");
         let mut refused_at = None;
         let end = walk(chunk, |at, span| {
-            if self.accepts(&span) {
+            if self.accepts(&span) && is_whole(&chunk[at..at + span.bytes]) {
                 self.add(span);
             } else {
                 refused_at = Some(at);
@@ -180,6 +181,11 @@ impl SegmentIndex {
     }
 }
 
+/// Whether a batch is what its checksum says: an index that speaks of other timestamps would stay wrong.
+fn is_whole(batch: &[u8]) -> bool {
+    BatchHeader::parse(batch).is_ok_and(|header| protocol::batch::check_crc(&header, batch).is_ok())
+}
+
 /// Whether a segment that starts at `base` can index `offset`.
 pub(super) fn can_hold_offset(base: Offset, offset: Offset) -> bool {
     offset.0.checked_sub(base.0).is_some_and(|relative| (0..=RELATIVE_OFFSET_MAX).contains(&relative))
@@ -202,7 +208,8 @@ pub struct Restored {
 /// starts at the last position that both indexes vouch for: time entries may have been lost separately, and
 /// the segment's highest timestamp decides over its deletion.
 pub fn restore(base: Offset, index: &[u8], time_index: &[u8], durable_bytes: u32) -> Restored {
-    let offset_entries = valid_offset_entries(base, index, durable_bytes);
+    let trusted_bytes = if is_planted(Mutant::IndexNotTruncated) { u32::MAX } else { durable_bytes };
+    let offset_entries = valid_offset_entries(base, index, trusted_bytes);
     let indexed = offset_entries.last().map(|(offset, _)| *offset);
     let mut time_entries = valid_time_entries(base, time_index);
     time_entries.retain(|(_, offset)| indexed.is_some_and(|indexed| *offset <= indexed));
@@ -288,6 +295,9 @@ fn decode_time_entry(base: Offset, entry: &[u8; TIME_ENTRY_BYTES]) -> (i64, Offs
 pub fn position_for_offset(index: &[u8], base: Offset, target: Offset) -> u32 {
     let (entries, _) = index.as_chunks();
     let behind = entries.partition_point(|entry| decode_offset_entry(base, entry).0 <= target);
+    if is_planted(Mutant::IndexEntryBehind) && behind < entries.len() {
+        return decode_offset_entry(base, &entries[behind]).1;
+    }
     behind.checked_sub(1).map_or(0, |last| decode_offset_entry(base, &entries[last]).1)
 }
 

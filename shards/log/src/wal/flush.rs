@@ -25,6 +25,7 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use types::limits::{BLOCK_BYTES, WAL_FILE_BYTES};
+use types::mutants::{Mutant, is_planted};
 
 use super::record::{RECORD_HEAD_BYTES_MAX, Record, RecordNote, RecordRef};
 
@@ -384,7 +385,8 @@ impl<'a> FlushView<'a> {
         checksum.update(&flush[FLUSH_HEADER_BYTES..]);
         checksum.update(&flush[..CRC_AT]);
         checksum.update(&flush[CRC_END..FLUSH_HEADER_BYTES]);
-        if checksum.finalize().to_le_bytes() != flush[CRC_AT..CRC_END] {
+        let is_whole = checksum.finalize().to_le_bytes() == flush[CRC_AT..CRC_END];
+        if !is_whole && !is_planted(Mutant::AcceptTornFlush) {
             return None;
         }
         Some(FlushView {

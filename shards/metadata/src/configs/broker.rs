@@ -1,6 +1,6 @@
 //! Broker configurations that can be set at run time, for the whole cluster but for one.
 
-use types::limits::PARTITIONS_MAX;
+use types::limits::{PARTITIONS_MAX, SEGMENT_BYTES_MIN};
 
 use super::{Accepts, ConfigDefinition, ConfigType, MESSAGE_BYTES_MAX};
 
@@ -112,7 +112,7 @@ pub static BROKER_CONFIGS: &[ConfigDefinition] = &[
         name: "log.segment.bytes",
         kind: ConfigType::Int,
         default: Some("1073741824"),
-        accepts: Accepts::Integer { min: 1024 * 1024, max: INT_MAX },
+        accepts: Accepts::Integer { min: SEGMENT_BYTES_MIN as i64, max: INT_MAX },
         synonyms: &[],
         documentation: "The default of segment.bytes.",
     },

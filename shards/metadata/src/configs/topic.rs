@@ -1,5 +1,7 @@
 //! Topic configurations: names and defaults are those of Kafka 4.3 (`TopicConfig`, `LogConfig`).
 
+use types::limits::SEGMENT_BYTES_MIN;
+
 use super::{Accepts, ConfigDefinition, ConfigType, MESSAGE_BYTES_MAX, Synonym};
 
 const INT_MAX: i64 = i32::MAX as i64;
@@ -276,7 +278,7 @@ pub static TOPIC_CONFIGS: &[ConfigDefinition] = &[
         name: "segment.bytes",
         kind: ConfigType::Int,
         default: Some("1073741824"),
-        accepts: Accepts::Integer { min: 1024 * 1024, max: INT_MAX },
+        accepts: Accepts::Integer { min: SEGMENT_BYTES_MIN as i64, max: INT_MAX },
         synonyms: synonyms!["log.segment.bytes"],
         documentation: "The size at which a segment is closed and a new one begun, in bytes.",
     },

@@ -10,6 +10,7 @@ use protocol::messages::delete_records_request::{
 use protocol::messages::delete_topics_request::{DeleteTopicState, DeleteTopicsRequestData};
 use protocol::messages::metadata_request::{MetadataRequestData, MetadataRequestTopic};
 use protocol::messages::{ErrorCode, kafka_string, topic_id};
+use types::limits::{BATCH_BYTES_MAX, SEGMENT_BYTES_MIN};
 
 use crate::actor::{Actor, Answer, Context, Target};
 use crate::clients::is_retriable;
@@ -131,15 +132,18 @@ impl Admin {
     fn plan_topic(&mut self, context: &mut Context<'_>) -> Task {
         let topic = TopicRef(context.model.topics.len());
         let partitions = context.random.between(1, if self.is_heavy { 2 } else { 6 });
-        let mut configs = vec![("max.message.bytes", "8000000".to_owned())];
-        let megabytes = context.random.between(1, 4);
-        configs.push(("segment.bytes", (megabytes << 20).to_string()));
+        let mut configs = vec![("max.message.bytes", (BATCH_BYTES_MAX / 2).to_string())];
+        let segment_bytes = SEGMENT_BYTES_MIN as u64 * context.random.between(1, 4);
+        configs.push(("segment.bytes", segment_bytes.to_string()));
         let has_retention = context.random.percent(30);
         let expires = has_retention && context.random.percent(50);
         if has_retention {
             match expires {
                 true => configs.push(("retention.ms", context.random.between(500, 5_000).to_string())),
-                false => configs.push(("retention.bytes", context.random.between(1, 6 << 20).to_string())),
+                false => configs.push((
+                    "retention.bytes",
+                    context.random.between(1, 6 * SEGMENT_BYTES_MIN as u64).to_string(),
+                )),
             }
         }
         if context.random.percent(20) {
@@ -154,8 +158,10 @@ impl Admin {
             nodes => context.random.between(self.replication_min as u64, nodes as u64),
         };
         let replication = usize::try_from(replication).expect("few nodes");
-        if replication > 1 && context.random.percent(30) {
-            let in_sync_min = context.random.between(1, replication as u64 / 2 + 1);
+        if replication > 1 && context.random.percent(50) {
+            // With nodes that stay away to the end, no more than a majority can be asked for.
+            let most = if self.replication_min > 1 { replication / 2 + 1 } else { replication };
+            let in_sync_min = context.random.between(1, most as u64);
             configs.push(("min.insync.replicas", in_sync_min.to_string()));
         }
         context.model.topics.push(TopicModel {
@@ -269,6 +275,7 @@ impl Admin {
                 assert!(is_retry || !is_gone, "{name} was acknowledged, and is unknown");
                 if code == ErrorCode::None || is_gone {
                     context.model.topic(topic).life = Life::Deleted;
+                    context.note_checked("topic deleted");
                     return None;
                 }
                 assert!(is_retriable(code), "the deletion of {name} is refused with {code:?}");

@@ -8,6 +8,9 @@ use protocol::messages::list_offsets_request::{
     ListOffsetsPartition, ListOffsetsRequestData, ListOffsetsTopic,
 };
 use protocol::messages::offset_fetch_request::{OffsetFetchRequestData, OffsetFetchRequestTopic};
+use protocol::messages::offset_for_leader_epoch_request::{
+    OffsetForLeaderEpochRequestData, OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
 
 use crate::actor::{Actor, Answer, Context, Target};
@@ -29,6 +32,7 @@ enum Task {
     Start { topic: TopicRef, partition: i32 },
     Drain { topic: TopicRef, partition: i32, start: i64, next: i64 },
     Look { topic: TopicRef, partition: i32, start: i64, end: i64, timestamp_ms: i64 },
+    Epoch { topic: TopicRef, partition: i32, epoch: i32, end: i64 },
     Deleted { topic: TopicRef },
     Committed { group: String, topic: TopicRef, partition: i32 },
 }
@@ -92,7 +96,8 @@ impl Auditor {
             let target = match &task {
                 Task::Start { topic, partition }
                 | Task::Drain { topic, partition, .. }
-                | Task::Look { topic, partition, .. } => context.leader(*topic, *partition),
+                | Task::Look { topic, partition, .. }
+                | Task::Epoch { topic, partition, .. } => context.leader(*topic, *partition),
                 Task::Deleted { .. } => Target::Any,
                 Task::Committed { group, .. } => Target::Coordinator(group.clone()),
             };
@@ -107,6 +112,7 @@ impl Auditor {
                 list_offsets(context, *topic, *partition, *timestamp_ms)
             }
             Task::Drain { topic, partition, next, .. } => fetch(context, *topic, *partition, *next),
+            Task::Epoch { topic, partition, epoch, .. } => end_of_epoch(context, *topic, *partition, *epoch),
             Task::Deleted { topic } => fetch(context, *topic, 0, 0),
             Task::Committed { group, topic, partition } => {
                 let name = kafka_string(&context.model.topic(*topic).name);
@@ -175,6 +181,26 @@ impl Auditor {
             (Task::Look { .. }, Answer::Response(Response::ListOffsets(response))) => {
                 let Some(found) = listed(&response) else { return false };
                 check_look(context, task, found);
+                context.note_checked("time looked up");
+                true
+            }
+            (
+                Task::Epoch { topic, partition, epoch, end },
+                Answer::Response(Response::OffsetForLeaderEpoch(response)),
+            ) => {
+                let answer = &response.topics[0].partitions[0];
+                let code = ErrorCode::from(answer.error_code);
+                if code != ErrorCode::None {
+                    assert!(is_retriable(code), "{task:?} is refused with {code:?}");
+                    return false;
+                }
+                let name = &context.model.topic(*topic).name;
+                assert_eq!(
+                    (answer.leader_epoch, answer.end_offset),
+                    (*epoch, *end),
+                    "{name}-{partition}: (epoch, end) of what was written in epoch {epoch}"
+                );
+                context.note_checked("epoch looked up");
                 true
             }
             (Task::Deleted { topic }, Answer::Fetch(response)) => {
@@ -197,6 +223,7 @@ impl Auditor {
                 if context.model.topic(*topic).life != Life::Live {
                     return true;
                 }
+                context.note_checked("group offset judged");
                 let offset = response.topics[0].partitions[0].committed_offset;
                 let known = &context.model.committed[&(group.clone(), *topic, *partition)];
                 assert!(
@@ -234,8 +261,24 @@ impl Auditor {
                 looks.push(times[context.random.index(times.len())] - context.random.below(2) as i64);
             }
         }
+        let mut epochs: Vec<(i32, i64)> = Vec::new();
+        for (offset, slot) in found.slots.range(start..end) {
+            let epoch = slot.epoch.expect("what was read has an epoch");
+            if epochs.last().is_none_or(|(last, _)| *last != epoch) {
+                epochs.push((epoch, *offset));
+            }
+        }
+        let place = format!("{name}-{partition}");
+        assert!(epochs.is_sorted_by(|a, b| a.0 < b.0), "{place}: epochs only grow along a log: {epochs:?}");
         let look = |timestamp_ms| Task::Look { topic, partition, start, end, timestamp_ms };
         looks.into_iter().map(look).for_each(|look| self.tasks.push_front(look));
+        // Retention may move the start meanwhile, and epochs that end before it are forgotten.
+        if !context.model.topic(topic).has_retention {
+            let ends = epochs.iter().skip(1).map(|(_, first)| *first).chain([end]);
+            for ((epoch, _), end) in epochs.iter().zip(ends) {
+                self.tasks.push_front(Task::Epoch { topic, partition, epoch: *epoch, end });
+            }
+        }
     }
 }
 
@@ -274,6 +317,15 @@ fn list_offsets(context: &mut Context<'_>, topic: TopicRef, partition: i32, time
     let topics = vec![ListOffsetsTopic { name, partitions: vec![asked], ..Default::default() }];
     let request = ListOffsetsRequestData { replica_id: -1, topics, ..Default::default() };
     context.send(7, &Request::ListOffsets(request))
+}
+
+fn end_of_epoch(context: &mut Context<'_>, topic: TopicRef, partition: i32, leader_epoch: i32) -> i32 {
+    let asked =
+        OffsetForLeaderPartition { partition, current_leader_epoch: -1, leader_epoch, ..Default::default() };
+    let topic = kafka_string(&context.model.topic(topic).name);
+    let topics = vec![OffsetForLeaderTopic { topic, partitions: vec![asked], ..Default::default() }];
+    let request = OffsetForLeaderEpochRequestData { replica_id: -1, topics, ..Default::default() };
+    context.send(4, &Request::OffsetForLeaderEpoch(request))
 }
 
 /// The (timestamp, offset) of an answer; `None` when it is to be asked again.

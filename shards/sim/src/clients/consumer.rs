@@ -174,7 +174,11 @@ impl Consumer {
                     at.offset = random_offset(context, topic, partition);
                 }
                 code => {
-                    assert!(is_retriable(code), "{name}-{partition}: a fetch is refused with {code:?}");
+                    let is_damaged = code == ErrorCode::CorruptMessage && context.may_be_damaged;
+                    assert!(
+                        is_damaged || is_retriable(code),
+                        "{name}-{partition}: a fetch is refused with {code:?}"
+                    );
                     is_refused = true;
                     refused.push((topic, partition));
                 }

@@ -36,7 +36,7 @@ enum Step {
     Join,
     Sync { assignments: Vec<SyncGroupRequestAssignment> },
     Heartbeat,
-    Commit { at: Assigned, offset: i64 },
+    Commit { at: Assigned, offset: i64, generation: i32 },
     Fetch { at: Assigned },
     Leave,
 }
@@ -50,6 +50,8 @@ pub struct Member {
     is_connecting: bool,
     member_id: KafkaString,
     generation: i32,
+    /// The generation before it, and the run of the process that told of the new one.
+    superseded: Option<(i32, u64)>,
     generation_floor: i32,
     assigned: Vec<Assigned>,
     step: Step,
@@ -71,6 +73,7 @@ impl Member {
             is_connecting: false,
             member_id: KafkaString::default(),
             generation: -1,
+            superseded: None,
             generation_floor: -1,
             assigned: Vec::new(),
             step: Step::Find,
@@ -151,7 +154,7 @@ impl Member {
                     HeartbeatRequestData { group_id, generation_id, member_id, ..Default::default() };
                 context.send(4, &Request::Heartbeat(request))
             }
-            Step::Commit { at, offset } => {
+            Step::Commit { at, offset, generation } => {
                 let name = kafka_string(&context.model.topic(at.topic).name);
                 let partition = OffsetCommitRequestPartition {
                     partition_index: at.partition,
@@ -161,7 +164,7 @@ impl Member {
                 };
                 let request = OffsetCommitRequestData {
                     group_id,
-                    generation_id_or_member_epoch: generation_id,
+                    generation_id_or_member_epoch: *generation,
                     member_id,
                     topics: vec![OffsetCommitRequestTopic {
                         name,
@@ -206,7 +209,10 @@ impl Member {
             self.step = match context.random.percent(50) {
                 true => {
                     known.sent += 1;
-                    Step::Commit { at, offset: known.sent }
+                    // Now and then it has not noticed that a generation is over.
+                    let superseded = self.superseded.filter(|_| context.random.percent(20));
+                    let generation = superseded.map_or(self.generation, |(generation, _)| generation);
+                    Step::Commit { at, offset: known.sent, generation }
                 }
                 false => Step::Fetch { at },
             };
@@ -253,6 +259,8 @@ impl Member {
             self.generation_floor
         );
         *newest = generation.max(*newest);
+        let run = context.run.expect("an answer comes over a connection");
+        self.superseded = Some((self.generation, run)).filter(|(before, _)| (0..generation).contains(before));
         self.generation = generation;
         self.member_id = response.member_id;
         let mut assignments = Vec::new();
@@ -303,7 +311,9 @@ impl Member {
         }
         if code != ErrorCode::None {
             let is_gone = match &self.step {
-                Step::Commit { at, .. } => context.model.topic(at.topic).life != Life::Live,
+                Step::Commit { at, generation, .. } => {
+                    *generation != self.generation || context.model.topic(at.topic).life != Life::Live
+                }
                 _ => false,
             };
             if is_gone {
@@ -329,7 +339,16 @@ impl Member {
             }
             Response::Heartbeat(_) => self.choose(context),
             Response::OffsetCommit(_) => {
-                let Step::Commit { at, offset } = self.step else { unreachable!("a commit was asked for") };
+                let Step::Commit { at, offset, generation } = self.step else {
+                    unreachable!("a commit was asked for")
+                };
+                // A new coordinator may not have heard of the newest generation.
+                let is_over = self.superseded == Some((generation, node));
+                assert!(
+                    !is_over,
+                    "{}: a commit of generation {generation} is taken, which is over",
+                    self.group
+                );
                 let key = (self.group.clone(), at.topic, at.partition);
                 let known = context.model.committed.entry(key).or_default();
                 known.acknowledged = known.acknowledged.max(offset);

@@ -48,6 +48,8 @@ struct Part {
 
 struct InFlight {
     correlation_id: Option<i32>,
+    /// When it was sent last.
+    sent_us: u64,
     parts: Vec<Part>,
 }
 
@@ -199,7 +201,7 @@ impl Producer {
             }
         }
         let parts = wanted.into_iter().map(|partition| self.make_batch(context, topic, partition)).collect();
-        InFlight { correlation_id: None, parts }
+        InFlight { correlation_id: None, sent_us: 0, parts }
     }
 
     fn make_batch(&mut self, context: &mut Context<'_>, topic: TopicRef, partition: i32) -> Part {
@@ -261,6 +263,7 @@ impl Producer {
                 ..Default::default()
             };
             in_flight.correlation_id = Some(context.send_produce(version, &request));
+            in_flight.sent_us = context.now.mono_us;
         }
         if acks == 0 {
             self.unacknowledged.clear();
@@ -274,6 +277,7 @@ impl Producer {
         let mut answers = response.responses.into_iter().flat_map(|topic| topic.partition_responses);
         let mut is_refused = false;
         let (acks, node) = (self.options.acks, context.run.expect("an answer comes over a connection"));
+        let sent_us = in_flight.sent_us;
         in_flight.parts.retain(|part| {
             let answer = answers.next().expect("every partition is answered");
             assert_eq!(answer.index, part.partition, "partitions are answered in order");
@@ -281,6 +285,13 @@ impl Producer {
             if code == ErrorCode::None {
                 let is_committed = acks == -1 || context.model.topic(topic).replication == 1;
                 let at = (topic, part.partition);
+                let id = context.model.topic(topic).id.expect("a live topic has an id");
+                assert!(
+                    acks != -1
+                        || context.model.quorums.were_enough_since((node, id, part.partition), sent_us),
+                    "{at:?}: a batch is acknowledged, though there were never enough replicas in sync since it was sent at \
+                     {sent_us}"
+                );
                 context.model.on_acknowledged(at, node, answer.base_offset, &part.uids, is_committed);
                 return false;
             }

@@ -9,7 +9,7 @@ use protocol::messages::create_topics_request::{
 use protocol::messages::kafka_string;
 use protocol::messages::produce_request::ProduceRequestData;
 use sim::actor::{Actor, Answer, Context, Target};
-use sim::plan::{Delays, Load, Plan};
+use sim::plan::{Absence, Delays, Load, Plan};
 use sim::process::NodeOptions;
 use sim::trace::Trace;
 use sim::world::World;
@@ -90,11 +90,13 @@ pub fn quiet_world(disk_us: u64) -> World {
             disk_us,
             network_us: 200,
         },
+        has_damage: false,
         faults: Vec::new(),
         duration_us: 1_000_000,
         load: Load::Light,
         replication_min: 1,
         left_out: Vec::new(),
+        absence: Absence::Down,
     };
     let mut world = World::new(plan, Trace::new(false));
     world.run();
