@@ -109,6 +109,8 @@ impl Injector<'_> {
     /// injector from working.
     pub fn run(&mut self, scenario: &Scenario, steps: &[Step], until: Instant) -> Result<(), LoadtestError> {
         let mut turn = 0;
+        // The first answers of all are late: connections, producer ids.
+        self.hold_at_random(QUIET_MS)?;
         loop {
             self.quiet(until)?;
             let is_over = self.rounds.is_some_and(|rounds| turn >= rounds as usize);
