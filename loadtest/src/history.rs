@@ -251,6 +251,8 @@ pub enum Operation {
         made_by: i32,
         /// The node that was asked where its partitions are.
         asked: i32,
+        /// How long it had to be asked again until it knew all leaders.
+        known_us: u64,
         /// What was not as it should be, one by one.
         errors: Vec<String>,
     },

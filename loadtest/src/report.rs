@@ -87,7 +87,7 @@ fn seconds(us: u64) -> f64 {
 fn counts_text(counts: &Counts) -> String {
     format!(
         "{} records acknowledged, {} without an answer, {} polled, {} read back; {} commits, {} answers about them; \
-         {} replicas read, {} batches compared; {} look-ups, {} assignments, {} foreign commits, {} fresh topics",
+         {} replicas read, {} batches compared; {} look-ups, {} assignments, {} foreign commits, {} fresh topics ({} asked for again, for {:.1} ms at most)",
         counts.acknowledged,
         counts.indefinite,
         counts.polled,
@@ -100,6 +100,8 @@ fn counts_text(counts: &Counts) -> String {
         counts.assignments,
         counts.foreign_commits,
         counts.fresh_topics,
+        counts.fresh_topics_asked_again,
+        ms(counts.fresh_topics_known_us_max),
     )
 }
 

@@ -206,6 +206,9 @@ pub struct Counts {
     pub look_ups: u64,
     /// Topics that were produced to as soon as they were made.
     pub fresh_topics: u64,
+    /// Those of them whose leaders the node that was asked did not know at once, and the longest that this took.
+    pub fresh_topics_asked_again: u64,
+    pub fresh_topics_known_us_max: u64,
 }
 
 /// Judges a history, line by line.
@@ -275,8 +278,10 @@ impl Checker {
             Operation::CreateTopic { topic, .. } if line.outcome == Outcome::Ok => {
                 self.topics_acknowledged.push(topic);
             }
-            Operation::FreshTopic { topic, made_by, asked, errors } => {
+            Operation::FreshTopic { topic, made_by, asked, known_us, errors } => {
                 self.counts.fresh_topics += 1;
+                self.counts.fresh_topics_asked_again += u64::from(known_us > 0);
+                self.counts.fresh_topics_known_us_max = self.counts.fresh_topics_known_us_max.max(known_us);
                 for error in errors {
                     self.findings.add(Invariant::FreshTopic, || {
                         format!("{topic}, made by node {made_by}, node {asked} asked: {error}")

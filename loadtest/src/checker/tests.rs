@@ -76,7 +76,7 @@ fn good() -> Vec<Line> {
     let foreign = Operation::ForeignCommit { group: GROUP.to_owned() };
     lines.push(Line { outcome: Outcome::Info, ..line("watcher", 0, SECOND_US, foreign) });
     let (topic, errors) = ("load".to_owned(), Vec::new());
-    let fresh = Operation::FreshTopic { topic, made_by: 1, asked: 2, errors };
+    let fresh = Operation::FreshTopic { topic, made_by: 1, asked: 2, known_us: 900, errors };
     lines.push(line("fresh", 0, SECOND_US, fresh));
     lines.push(line("run", 0, RECORDS as u64 * SECOND_US, Operation::Load));
     lines.extend(read_back());

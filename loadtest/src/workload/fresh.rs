@@ -1,10 +1,18 @@
 //! Topics that are produced to as soon as CreateTopics has answered, by our own client: it hides nothing. What a client
-//! library would try again without a word, because of an error that passes, is written down here.
+//! library would try again without a word, because of an error that passes, is written down here. Only where leaders are is
+//! asked again, as every client does, until the node that is asked has heard of them; how long that takes is written down too.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::Shared;
 use crate::{
+    clock::micros,
     history::{Operation, Outcome, TopicPartition},
     values,
     wire::{ClusterView, Connection, WireError},
@@ -13,6 +21,7 @@ use crate::{
 const NAME: &str = "fresh";
 const PARTITIONS: i32 = 6;
 const RECORD_BYTES: usize = 100;
+const LEADERS_SECONDS_MAX: u64 = 5;
 /// As long as a client waits by default.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -35,12 +44,13 @@ pub fn produce_to_fresh_topics<E>(
         let (made_by, asked) = (nodes[number % nodes.len()], nodes[number / nodes.len() % nodes.len()]);
         let topic = format!("fresh-{number}");
         let start_us = shared.recorder.clock.now_us();
-        let errors = match round.make_and_produce(&topic, made_by.1, asked.1) {
-            Ok(errors) => errors,
-            Err(error) => vec![error.to_string()],
+        let (known_us, errors) = match round.make_and_produce(&topic, made_by.1, asked.1) {
+            Ok(made) => made,
+            Err(error) => (0, vec![error.to_string()]),
         };
         let outcome = if errors.is_empty() { Outcome::Ok } else { Outcome::Fail };
-        let operation = Operation::FreshTopic { topic, made_by: made_by.0, asked: asked.0, errors };
+        let (made_by, asked) = (made_by.0, asked.0);
+        let operation = Operation::FreshTopic { topic, made_by, asked, known_us, errors };
         shared.recorder.record(NAME, start_us, outcome, operation, None);
     }
     Ok(())
@@ -60,19 +70,19 @@ impl Round<'_> {
         Ok(self.connections.get_mut(&address).expect("it has just been opened"))
     }
 
-    /// What was not as it should be.
+    /// How long after the first question the leaders were known, and what was not as it should be.
     fn make_and_produce(
         &mut self,
         topic: &str,
         made_by: SocketAddr,
         asked: SocketAddr,
-    ) -> Result<Vec<String>, WireError> {
+    ) -> Result<(u64, Vec<String>), WireError> {
         let replication = self.shared.plan.replication;
         let start_us = self.shared.recorder.clock.now_us();
         self.connection(made_by)?.create_topic(topic, PARTITIONS, replication, TIMEOUT)?;
         let created = Operation::CreateTopic { topic: topic.to_owned(), partitions: PARTITIONS };
         self.shared.recorder.ok(NAME, start_us, created);
-        let view = self.connection(asked)?.metadata()?;
+        let (known_us, view) = self.await_leaders(topic, asked)?;
         let mut errors = Vec::new();
         for partition in 0..PARTITIONS {
             let at = TopicPartition::new(topic, partition);
@@ -80,7 +90,23 @@ impl Round<'_> {
                 errors.push(format!("{at}: {error}"));
             }
         }
-        Ok(errors)
+        Ok((known_us, errors))
+    }
+
+    /// Until a node knows all leaders of a topic, or has had its time: 0 if it knows them at once.
+    fn await_leaders(&mut self, topic: &str, asked: SocketAddr) -> Result<(u64, ClusterView), WireError> {
+        let asked_at = Instant::now();
+        let mut known_us = 0;
+        loop {
+            let view = self.connection(asked)?.metadata()?;
+            let partitions = view.partitions.iter().filter(|partition| partition.at.topic == topic);
+            let led = partitions.filter(|partition| partition.leader >= 0).count();
+            if led == PARTITIONS as usize || asked_at.elapsed().as_secs() >= LEADERS_SECONDS_MAX {
+                return Ok((known_us, view));
+            }
+            thread::sleep(Duration::from_millis(1));
+            known_us = micros(asked_at.elapsed());
+        }
     }
 
     fn produce(&mut self, view: &ClusterView, at: &TopicPartition) -> Result<(), WireError> {
