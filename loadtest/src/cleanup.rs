@@ -1,9 +1,13 @@
-//! What a run must not leave behind: its broker processes and its network. `panic = "abort"` skips destructors, so
+//! What a run must not leave behind: its broker processes, network and file systems. `panic = "abort"` skips destructors, so
 //! they are noted here, and the panic hook ends them too.
 
 use std::{
+    fs, io,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,11 +16,16 @@ use rustix::process::{Pid, Signal, kill_process};
 struct Left {
     processes: Vec<u32>,
     namespaces: Vec<String>,
-    links: Vec<String>,
+    mounts: Vec<PathBuf>,
+    groups: Vec<PathBuf>,
 }
 
-static LEFT: Mutex<Left> =
-    Mutex::new(Left { processes: Vec::new(), namespaces: Vec::new(), links: Vec::new() });
+static LEFT: Mutex<Left> = Mutex::new(Left {
+    processes: Vec::new(),
+    namespaces: Vec::new(),
+    mounts: Vec::new(),
+    groups: Vec::new(),
+});
 
 fn left() -> MutexGuard<'static, Left> {
     // The panic hook may run on the thread that held the lock; the lists are whole between any two statements.
@@ -38,9 +47,19 @@ pub fn note_namespace(name: &str) {
     left().namespaces.push(name.to_owned());
 }
 
-/// Notes a link, before it is made.
-pub fn note_link(name: &str) {
-    left().links.push(name.to_owned());
+/// Notes a mounted file system, before it is mounted.
+pub fn note_mount(folder: &Path) {
+    left().mounts.push(folder.to_owned());
+}
+
+/// The file system has been unmounted.
+pub fn forget_mount(folder: &Path) {
+    left().mounts.retain(|other| other != folder);
+}
+
+/// Notes a control group, before it is made.
+pub fn note_group(folder: &Path) {
+    left().groups.push(folder.to_owned());
 }
 
 /// Ends and removes everything noted so far.
@@ -55,17 +74,29 @@ pub fn run() {
             let _ = kill_process(pid, Signal::KILL);
         }
     }
-    for link in left.links.drain(..) {
-        run_quietly(&["link", "del", &link]);
-    }
+    // What was noted may not have been made: then there is nothing to remove.
     for namespace in left.namespaces.drain(..) {
-        run_quietly(&["netns", "del", &namespace]);
+        let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
+    }
+    for folder in left.mounts.drain(..) {
+        let _ = Command::new("umount").arg("--lazy").arg(&folder).output();
+    }
+    for folder in left.groups.drain(..) {
+        remove_group(&folder);
     }
 }
 
-/// What was noted may not have been made: then there is nothing to remove.
-fn run_quietly(arguments: &[&str]) {
-    let _ = Command::new("ip").args(arguments).output();
+/// A control group can be removed once the kernel has taken leave of its last process.
+fn remove_group(folder: &Path) {
+    const ATTEMPTS_MAX: u32 = 100;
+    for _ in 0..ATTEMPTS_MAX {
+        match fs::remove_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            Ok(()) | Err(_) => return,
+        }
+    }
 }
 
 /// Makes a panic on any thread clean up before the process aborts.

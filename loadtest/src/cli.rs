@@ -42,9 +42,12 @@ pub struct RunOptions {
     /// Nodes; one runs standalone.
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
     pub nodes: u8,
-    /// Minutes of load and faults.
-    #[arg(long, value_name = "MINUTES", default_value_t = 2.0)]
-    pub minutes: f64,
+    /// Minutes of load and faults (default: 2, or as long as --rounds take).
+    #[arg(long, value_name = "MINUTES")]
+    minutes: Option<f64>,
+    /// Faults, after which the run ends even if there is time left.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: Option<u32>,
     /// Repeats the random choices of a run, though not the moments at which processes are scheduled.
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
@@ -72,6 +75,9 @@ pub struct RunOptions {
     /// Seconds within which writes must resume after a fault.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     pub outage_max: f64,
+    /// Megabytes that are written while a follower is away (`catch-up`).
+    #[arg(long, value_name = "MEGABYTES", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub away_mb: u64,
     /// A broker setting for all nodes; may be given several times.
     #[arg(long = "set", value_name = "NAME=VALUE", default_values_t = [
         "offsets.topic.num.partitions=4".to_owned(),
@@ -83,7 +89,15 @@ pub struct RunOptions {
     pub keep: bool,
 }
 
+/// More than any run lasts.
+const MINUTES_MAX: f64 = 100_000.0;
+
 impl RunOptions {
+    /// Minutes of load and faults.
+    pub fn minutes(&self) -> f64 {
+        self.minutes.unwrap_or(if self.rounds.is_some() { MINUTES_MAX } else { 2.0 })
+    }
+
     /// Replicas of each partition.
     pub fn replication(&self) -> i32 {
         self.replication.unwrap_or_else(|| i32::from(self.nodes).min(3))
@@ -96,7 +110,7 @@ impl RunOptions {
     /// [`LoadtestError::Options`].
     pub fn validate(&self) -> Result<(), LoadtestError> {
         let refuse = |why: String| Err(LoadtestError::Options(why));
-        if !(self.minutes > 0.0 && self.minutes <= 100_000.0) {
+        if !(self.minutes() > 0.0 && self.minutes() <= MINUTES_MAX) {
             return refuse("--minutes is above 0".to_owned());
         }
         if !(self.outage_max > 0.0 && self.outage_max <= 3_600.0) {
@@ -125,7 +139,12 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for line in ["--minutes 0", "--outage-max 0", "--nodes 2 --replication 3", "--server /nowhere"] {
+        for line in [
+            "--minutes 0",
+            "--minutes 1 --rounds 1 --outage-max 0",
+            "--nodes 2 --replication 3",
+            "--server /nowhere",
+        ] {
             let cli = Cli::try_parse_from(["chronik-loadtest"].into_iter().chain(line.split(' '))).unwrap();
             assert!(matches!(cli.run.validate(), Err(LoadtestError::Options(_))), "{line}");
         }

@@ -20,7 +20,8 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use crate::{
     cleanup,
     error::LoadtestError,
-    network::{self, Network},
+    means::Means,
+    network, wall_clock,
     wire::{ClusterView, Connection, WireError},
 };
 
@@ -110,6 +111,8 @@ struct Node {
     raft_port: u16,
     metrics_port: u16,
     namespace: Option<String>,
+    /// The library that stands before its clock, and its file.
+    clock: Option<(PathBuf, PathBuf)>,
     data: PathBuf,
     log: PathBuf,
     child: Option<Child>,
@@ -135,16 +138,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Nodes that are not started yet, on loopback or each in its namespace of `network`.
+    /// Nodes that are not started yet, with what there is of network, file systems and clocks; else on loopback.
     ///
     /// # Errors
     ///
     /// [`LoadtestError::File`], [`LoadtestError::Process`] when there is no free port.
-    pub fn new(options: ClusterOptions, network: Option<&Network>) -> Result<Cluster, LoadtestError> {
+    pub fn new(options: ClusterOptions, means: &Means) -> Result<Cluster, LoadtestError> {
         let ports = free_ports(usize::from(options.nodes) * NODE_PORTS)?;
         let nodes: Vec<_> = (1..=options.nodes)
             .zip(ports.chunks_exact(NODE_PORTS))
-            .map(|(number, ports)| Node::new(number, &options.folder, network, ports))
+            .map(|(number, ports)| Node::new(number, &options.folder, means, ports))
             .collect();
         let entry = |node: &Node| Entry {
             id: node.id,
@@ -346,6 +349,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// The process of a node that runs.
+    pub fn process(&self, id: i32) -> Option<u32> {
+        self.nodes[self.index(id)].child.as_ref().map(Child::id)
+    }
+
     /// Ids of all nodes.
     pub fn ids(&self) -> Vec<i32> {
         self.nodes.iter().map(|node| node.id).collect()
@@ -386,6 +394,9 @@ impl Cluster {
             }
             None => Command::new(&self.options.program),
         };
+        if let Some((library, file)) = &node.clock {
+            command.env("LD_PRELOAD", library).env(wall_clock::VARIABLE, file);
+        }
         let address = node.address.to_string();
         command
             .args(["--bind-addr", &address, "--advertised-addr", &address])
@@ -428,15 +439,20 @@ impl Drop for Cluster {
 }
 
 impl Node {
-    fn new(number: u8, folder: &Path, network: Option<&Network>, ports: &[u16]) -> Node {
+    fn new(number: u8, folder: &Path, means: &Means, ports: &[u16]) -> Node {
+        let id = i32::from(number);
+        let network = means.network.as_ref();
+        // In a folder of the file system: the root of one holds other things.
+        let on_disk = means.disks.as_ref().map(|disks| disks.folder(id).join("data"));
         Node {
-            id: i32::from(number),
+            id,
             address: network.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |network| network.address(number)),
             kafka_port: ports[0],
             raft_port: ports[1],
             metrics_port: ports[2],
             namespace: network.map(|network| network.namespace(number)),
-            data: folder.join(format!("node-{number}")),
+            clock: means.clocks.as_ref().map(|clocks| (clocks.library(), clocks.file(id))),
+            data: on_disk.unwrap_or_else(|| folder.join(format!("node-{number}"))),
             log: folder.join(format!("node-{number}.log")),
             child: None,
             is_paused: false,

@@ -50,9 +50,9 @@ pub enum LoadtestError {
         /// What was missing last.
         why: String,
     },
-    /// A command of iproute2 failed.
-    #[error("`{command}` failed: {message}")]
-    Network {
+    /// A program of the system failed.
+    #[error("{command} failed: {message}")]
+    Command {
         /// The whole command.
         command: String,
         /// What it said.

@@ -13,12 +13,15 @@ use std::{
 
 use crate::{
     cluster::{ANSWER_TIMEOUT, Cluster},
+    disks::Disks,
     error::LoadtestError,
     history::{Operation, Outcome},
-    network::{End, Network},
-    scenario::{Direction, Reach, Role, Scenario, Step},
+    means::Means,
+    network::Network,
+    relay::{End, Weather},
+    scenario::{Direction, Reach, Role, Scenario, Step, Trouble},
     wire::{ClusterView, Connection, PartitionView},
-    workload::{GROUP, Shared},
+    workload::{Bulk, GROUP, Shared, produce_to_fresh_topics},
 };
 
 /// The process that faults are written down under.
@@ -29,21 +32,38 @@ const CUT_MS: std::ops::Range<u64> = 3_000..15_000;
 const FLAPS: std::ops::Range<u32> = 4..10;
 const FLAP_MS: std::ops::Range<u64> = 200..2_000;
 const QUIET_MS: std::ops::Range<u64> = 2_000..6_000;
+const FULL_MS: std::ops::Range<u64> = 3_000..8_000;
+/// What is written while a disk is full: more than a node's WAL has room for without new files.
+const FULL_BYTES: u64 = 256 << 20;
+const FULL_SECONDS_MAX: u64 = 30;
+const SLOW_MS: std::ops::Range<u64> = 5_000..15_000;
+const SLOW_WRITES_PER_SECOND: std::ops::Range<u32> = 10..60;
+const CLOCK_MS: std::ops::Range<u64> = 3_000..10_000;
+/// Less than Kafka's `message.timestamp.after.max.ms`, over which a leader refuses records of clients whose clock is right.
+const CLOCK_AHEAD_MS_MAX: i64 = 45 * 60 * 1_000;
+const SLOWDOWN_MAX: f64 = 3.0;
+const AWAY_SECONDS_MAX: u64 = 1_800;
+const FRESH_TOPICS: u64 = 100;
 const IN_SYNC_SECONDS_MAX: u64 = 60;
+const CATCH_UP_SECONDS_MAX: u64 = 600;
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The cluster, and the hand that hurts it.
 pub struct Injector<'a> {
     /// The nodes.
     pub cluster: &'a mut Cluster,
-    /// Their network, if they have their own.
-    pub network: Option<&'a mut Network>,
+    /// What the run has made for itself.
+    pub means: &'a Means,
     /// The clients' view.
     pub shared: Arc<Shared>,
     /// Where choices come from.
     pub chance: fastrand::Rng,
     /// How long writes may take to resume.
     pub outage_max: Duration,
+    /// What is written while a follower is away.
+    pub away_bytes: u64,
+    /// Faults, at most.
+    pub rounds: Option<u32>,
     /// Set by SIGINT and SIGTERM.
     pub interrupted: Arc<AtomicBool>,
 }
@@ -60,6 +80,26 @@ impl fmt::Display for Target {
     }
 }
 
+/// A fault that is not healed yet. The words are those of [`Operation::Fault`].
+struct Fault {
+    start_us: u64,
+    what: String,
+    nodes: Vec<i32>,
+    is_writable: bool,
+    leaves_behind: bool,
+    slowdown_max: Option<f64>,
+}
+
+impl Fault {
+    fn writable(self, is_writable: bool) -> Fault {
+        Fault { is_writable, ..self }
+    }
+
+    fn leaving_behind(self) -> Fault {
+        Fault { leaves_behind: true, ..self }
+    }
+}
+
 impl Injector<'_> {
     /// Does the steps of a scenario until the time is over. Ends with everything healed.
     ///
@@ -69,10 +109,12 @@ impl Injector<'_> {
     /// injector from working.
     pub fn run(&mut self, scenario: &Scenario, steps: &[Step], until: Instant) -> Result<(), LoadtestError> {
         let mut turn = 0;
+        // The first answers of all are late: connections, producer ids.
+        self.hold_at_random(QUIET_MS)?;
         loop {
-            let quiet = Duration::from_millis(self.chance.u64(QUIET_MS));
-            self.hold(quiet.min(until.saturating_duration_since(Instant::now())))?;
-            if Instant::now() >= until {
+            self.quiet(until)?;
+            let is_over = self.rounds.is_some_and(|rounds| turn >= rounds as usize);
+            if is_over || Instant::now() >= until {
                 return Ok(());
             }
             if steps.is_empty() {
@@ -86,6 +128,14 @@ impl Injector<'_> {
         }
     }
 
+    fn quiet(&mut self, until: Instant) -> Result<(), LoadtestError> {
+        let quiet = Duration::from_millis(self.chance.u64(QUIET_MS));
+        let start_us = self.shared.recorder.clock.now_us();
+        self.hold(quiet.min(until.saturating_duration_since(Instant::now())))?;
+        self.shared.recorder.ok(NAME, start_us, Operation::Quiet);
+        Ok(())
+    }
+
     fn inject(&mut self, step: Step) -> Result<(), LoadtestError> {
         match step {
             Step::Kill(role) => self.kill(role),
@@ -94,46 +144,52 @@ impl Injector<'_> {
             Step::Rolling => self.rolling(),
             Step::Cut(role, reach, direction) => self.cut(role, reach, direction),
             Step::Flap(role) => self.flap(role),
+            Step::Packets(trouble) => self.trouble_packets(trouble),
+            Step::FullDisk(role) => self.fill_disk(role),
+            Step::SlowDisk(role) => self.slow_disk(role),
+            Step::SetClock(role) => self.set_clock(role),
+            Step::CatchUp => self.catch_up(),
+            Step::FreshTopics => self.fresh_topics(),
         }
     }
 
     fn kill(&mut self, role: Role) -> Result<(), LoadtestError> {
         let target = self.target(role);
-        let start_us = self.begin(&format!("kill -9 of {target}"));
+        let fault =
+            self.begin(format!("kill -9 of {target}"), vec![target.node]).writable(self.survives_one());
         self.cluster.kill(&[target.node])?;
         self.hold_at_random(KILLED_MS)?;
         self.cluster.start(target.node)?;
-        self.end(start_us, format!("kill -9 of {target}"), vec![target.node], self.survives_one(), false);
+        self.end(fault);
         Ok(())
     }
 
     fn kill_all(&mut self) -> Result<(), LoadtestError> {
-        let fault = "kill -9 of all nodes";
-        let start_us = self.begin(fault);
         let nodes = self.cluster.ids();
+        let fault = self.begin("kill -9 of all nodes".to_owned(), nodes.clone());
         self.cluster.kill(&nodes)?;
         self.cluster.start_all()?;
-        self.end(start_us, fault.to_owned(), nodes, false, false);
+        self.end(fault);
         Ok(())
     }
 
     fn pause(&mut self, role: Role) -> Result<(), LoadtestError> {
         let target = self.target(role);
-        let start_us = self.begin(&format!("SIGSTOP of {target}"));
+        let fault = self.begin(format!("SIGSTOP of {target}"), vec![target.node]);
+        let fault = fault.writable(self.survives_one()).leaving_behind();
         self.cluster.pause(target.node)?;
         self.hold_at_random(PAUSED_MS)?;
         self.cluster.resume(target.node)?;
-        self.end(start_us, format!("SIGSTOP of {target}"), vec![target.node], self.survives_one(), true);
+        self.end(fault);
         Ok(())
     }
 
     fn rolling(&mut self) -> Result<(), LoadtestError> {
         for node in self.cluster.ids() {
-            let fault = format!("orderly restart of node {node}");
-            let start_us = self.begin(&fault);
+            let fault = self.begin(format!("orderly restart of node {node}"), vec![node]);
             self.cluster.stop(node)?;
             self.cluster.start(node)?;
-            self.end(start_us, fault, vec![node], self.survives_one(), false);
+            self.end(fault.writable(self.survives_one()));
             self.await_recovery()?;
         }
         Ok(())
@@ -141,48 +197,145 @@ impl Injector<'_> {
 
     fn cut(&mut self, role: Role, reach: Reach, direction: Direction) -> Result<(), LoadtestError> {
         let target = self.target(role);
-        let fault = describe_cut(&target, reach, direction);
-        let start_us = self.begin(&fault);
-        self.cut_node(target.node, reach, direction)?;
-        self.hold_at_random(CUT_MS)?;
-        self.mend()?;
         // A leader that only its clients reach may keep some of them waiting until the cut is mended.
         let is_writable = reach == Reach::All && self.survives_one();
-        self.end(start_us, fault, vec![target.node], is_writable, true);
+        let fault = self.begin(describe_cut(&target, reach, direction), vec![target.node]);
+        let fault = fault.writable(is_writable).leaving_behind();
+        self.cut_node(target.node, reach, direction);
+        self.hold_at_random(CUT_MS)?;
+        self.network().heal();
+        self.end(fault);
         Ok(())
     }
 
     fn flap(&mut self, role: Role) -> Result<(), LoadtestError> {
         let target = self.target(role);
-        let fault = format!("flapping network of {target}");
-        let start_us = self.begin(&fault);
+        let fault = self.begin(format!("flapping network of {target}"), vec![target.node]).leaving_behind();
         for _ in 0..self.chance.u32(FLAPS) {
-            self.cut_node(target.node, Reach::All, Direction::Both)?;
+            self.cut_node(target.node, Reach::All, Direction::Both);
             self.hold_at_random(FLAP_MS)?;
-            self.mend()?;
+            self.network().heal();
             self.hold_at_random(FLAP_MS)?;
         }
-        self.end(start_us, fault, vec![target.node], false, true);
+        self.end(fault);
         Ok(())
     }
 
-    fn cut_node(&mut self, node: i32, reach: Reach, direction: Direction) -> Result<(), LoadtestError> {
-        let network = self.network.as_mut().expect("only possible steps are chosen");
+    fn network(&self) -> &Network {
+        self.means.network.as_ref().expect("only possible steps are chosen")
+    }
+
+    fn disks(&self) -> &Disks {
+        self.means.disks.as_ref().expect("only possible steps are chosen")
+    }
+
+    fn cut_node(&self, node: i32, reach: Reach, direction: Direction) {
+        let network = self.network();
+        let cut = Weather { is_cut: true, ..Weather::default() };
         let own = End::Node(u8::try_from(node).expect("nodes are numbered from 1 to 253"));
         for other in network.ends().filter(|&end| end != own && (end != End::Clients || reach == Reach::All))
         {
             if direction != Direction::Incoming {
-                network.cut(own, other)?;
+                network.set(own, other, cut);
             }
             if direction != Direction::Outgoing {
-                network.cut(other, own)?;
+                network.set(other, own, cut);
             }
         }
+    }
+
+    fn trouble_packets(&mut self, trouble: Trouble) -> Result<(), LoadtestError> {
+        let (what, weather) = weather(trouble);
+        let fault = self.begin(format!("packets: {what}"), self.cluster.ids()).leaving_behind();
+        let network = self.network();
+        for from in network.ends() {
+            for to in network.ends().filter(|&to| to != from) {
+                let is_between_nodes = from != End::Clients && to != End::Clients;
+                let exchanged = if is_between_nodes { weather.exchanged } else { 0.0 };
+                network.set(from, to, Weather { exchanged, ..weather });
+            }
+        }
+        self.hold_at_random(CUT_MS)?;
+        self.network().heal();
+        self.end(fault);
         Ok(())
     }
 
-    fn mend(&mut self) -> Result<(), LoadtestError> {
-        self.network.as_mut().expect("only possible steps are chosen").heal()
+    /// A leader without space refuses records until it has some again, and does not hand its partitions over.
+    fn fill_disk(&mut self, role: Role) -> Result<(), LoadtestError> {
+        let target = self.target(role);
+        let fault = self.begin(format!("no space on the disk of {target}"), vec![target.node]);
+        self.disks().fill(target.node)?;
+        let bulk = self.write_much(FULL_BYTES, FULL_SECONDS_MAX)?;
+        self.hold_at_random(FULL_MS)?;
+        self.disks().free(target.node)?;
+        self.end(fault);
+        bulk.join()
+    }
+
+    fn slow_disk(&mut self, role: Role) -> Result<(), LoadtestError> {
+        let target = self.target(role);
+        let per_second = self.chance.u32(SLOW_WRITES_PER_SECOND);
+        let what = format!("{per_second} writes a second on the disk of {target}");
+        let fault = self.begin(what, vec![target.node]).writable(self.survives_one());
+        let process = self.cluster.process(target.node).expect("all nodes run between faults");
+        self.disks().bound_writes(target.node, process, Some(per_second))?;
+        self.hold_at_random(SLOW_MS)?;
+        self.disks().bound_writes(target.node, process, None)?;
+        self.end(fault);
+        Ok(())
+    }
+
+    fn set_clock(&mut self, role: Role) -> Result<(), LoadtestError> {
+        let target = self.target(role);
+        let ahead_ms = self.chance.i64(-CLOCK_AHEAD_MS_MAX..=CLOCK_AHEAD_MS_MAX);
+        let what = format!("clock of {target} set by {:.1} s", ahead_ms as f64 / 1e3);
+        let fault = self.begin(what, vec![target.node]).writable(true);
+        let clocks = self.means.clocks.as_ref().expect("only possible steps are chosen");
+        clocks.set(target.node, ahead_ms)?;
+        self.hold_at_random(CLOCK_MS)?;
+        clocks.set(target.node, 0)?;
+        self.end(fault);
+        Ok(())
+    }
+
+    /// Two lines in the history: the absence, and what it costs the others that it ends.
+    fn catch_up(&mut self) -> Result<(), LoadtestError> {
+        let target = self.target(Role::Follower);
+        let nodes = vec![target.node];
+        let away = self.begin(format!("kill -9 of {target}"), nodes.clone()).writable(self.survives_one());
+        self.cluster.kill(&nodes)?;
+        let bulk = self.write_much(self.away_bytes, AWAY_SECONDS_MAX)?;
+        let megabytes = bulk.sent_bytes() / 1_000_000;
+        bulk.join()?;
+        self.end(away);
+        self.hold_at_random(QUIET_MS)?;
+        let back = self.begin(format!("node {} catches up with {megabytes} MB", target.node), nodes);
+        let back = Fault { slowdown_max: Some(SLOWDOWN_MAX), ..back.writable(self.survives_one()) };
+        self.cluster.start(target.node)?;
+        let within = Duration::from_secs(CATCH_UP_SECONDS_MAX);
+        self.cluster.await_view(within, |view| lagging(view, &self.shared.plan.topic))?;
+        self.end(back);
+        Ok(())
+    }
+
+    /// Writes so much beside the load, or for so long.
+    fn write_much(&mut self, bytes: u64, seconds_max: u64) -> Result<Bulk, LoadtestError> {
+        let bulk = Bulk::start(&self.shared)?;
+        let deadline = Instant::now() + Duration::from_secs(seconds_max);
+        while bulk.sent_bytes() < bytes && Instant::now() < deadline {
+            self.look()?;
+            thread::sleep(LOOK_PAUSE);
+        }
+        bulk.end();
+        Ok(bulk)
+    }
+
+    fn fresh_topics(&mut self) -> Result<(), LoadtestError> {
+        let now_us = self.shared.recorder.clock.now_us();
+        println!("  {:7.1} s  {FRESH_TOPICS} topics, produced to at once", now_us as f64 / 1e6);
+        let shared = Arc::clone(&self.shared);
+        produce_to_fresh_topics(&shared, FRESH_TOPICS, || self.look())
     }
 
     /// Whether a majority is left of each partition and of the metadata when one node is away.
@@ -190,14 +343,15 @@ impl Injector<'_> {
         self.shared.plan.replication >= 3
     }
 
-    fn begin(&self, fault: &str) -> u64 {
-        let now_us = self.shared.recorder.clock.now_us();
-        println!("  {:7.1} s  {fault}", now_us as f64 / 1e6);
-        now_us
+    fn begin(&self, what: String, nodes: Vec<i32>) -> Fault {
+        let start_us = self.shared.recorder.clock.now_us();
+        println!("  {:7.1} s  {what}", start_us as f64 / 1e6);
+        Fault { start_us, what, nodes, is_writable: false, leaves_behind: false, slowdown_max: None }
     }
 
-    fn end(&self, start_us: u64, fault: String, nodes: Vec<i32>, is_writable: bool, leaves_behind: bool) {
-        let operation = Operation::Fault { fault, nodes, is_writable, leaves_behind };
+    fn end(&self, fault: Fault) {
+        let Fault { start_us, what, nodes, is_writable, leaves_behind, slowdown_max } = fault;
+        let operation = Operation::Fault { fault: what, nodes, is_writable, leaves_behind, slowdown_max };
         self.shared.recorder.ok(NAME, start_us, operation);
     }
 
@@ -290,6 +444,25 @@ impl Injector<'_> {
             }
             result => result,
         }
+    }
+}
+
+fn weather(trouble: Trouble) -> (&'static str, Weather) {
+    let clear = Weather::default();
+    let ms = Duration::from_millis;
+    match trouble {
+        Trouble::Late => ("5 to 45 ms late", Weather { delay: ms(5), late: ms(40), ..clear }),
+        Trouble::Lost => ("5 % lost", Weather { lost: 0.05, ..clear }),
+        Trouble::Doubled => ("20 % twice, up to 5 ms late", Weather { doubled: 0.2, late: ms(5), ..clear }),
+        Trouble::Flipped => ("2 % with a changed bit", Weather { flipped: 0.02, ..clear }),
+        Trouble::Exchanged => (
+            "0.5 % between nodes with exchanged words, past TCP's checksum",
+            Weather { exchanged: 0.005, ..clear },
+        ),
+        Trouble::Storm => (
+            "up to 10 ms late, 2 % lost, 5 % twice, 1 % with a changed bit, 0.1 % with exchanged words",
+            Weather { late: ms(10), lost: 0.02, doubled: 0.05, flipped: 0.01, exchanged: 0.001, ..clear },
+        ),
     }
 }
 

@@ -77,6 +77,10 @@ pub struct BatchSummary {
     pub base_offset: i64,
     /// Offset of its last record.
     pub last_offset: i64,
+    /// The leader epoch that it was written in.
+    pub leader_epoch: i32,
+    /// The latest timestamp in it.
+    pub timestamp_ms_max: i64,
     /// Its length with the header.
     pub bytes: u64,
     /// The producer's id; −1 for a plain one.
@@ -163,6 +167,40 @@ pub enum Operation {
         /// The committed offset, if any.
         offset: Option<i64>,
     },
+    /// What a member was given by a rebalance.
+    Assigned {
+        /// The group.
+        group: String,
+        /// The how manieth of the group.
+        generation: i32,
+        /// All that is now the member's.
+        partitions: Vec<TopicPartition>,
+    },
+    /// Somebody who is no member tries to commit as one; `ok` when he was let.
+    ForeignCommit {
+        /// The group.
+        group: String,
+    },
+    /// Where a partition's leader finds a time.
+    TimeLookUp {
+        /// Which partition.
+        #[serde(flatten)]
+        at: TopicPartition,
+        /// What was asked for.
+        timestamp_ms: i64,
+        /// The first record not before it, if any.
+        offset: Option<i64>,
+    },
+    /// Where a partition's leader says that an epoch ends.
+    EpochLookUp {
+        /// Which partition.
+        #[serde(flatten)]
+        at: TopicPartition,
+        /// What was asked for.
+        epoch: i32,
+        /// The offset behind its last record.
+        offset: i64,
+    },
     /// CreateTopics.
     CreateTopic {
         /// Its name.
@@ -199,6 +237,24 @@ pub enum Operation {
         /// Whether it leaves a process behind that lives and does not know what the others decide meanwhile: until it
         /// learns better, it may answer with what was true before.
         leaves_behind: bool,
+        /// How many times the p99 of quiet periods that of its time may be.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slowdown_max: Option<f64>,
+    },
+    /// A time without faults, in which all replicas were caught up.
+    Quiet,
+    /// A topic that was produced to as soon as it was made. `ok` when no answer had an error.
+    FreshTopic {
+        /// Its name.
+        topic: String,
+        /// The node that made it.
+        made_by: i32,
+        /// The node that was asked where its partitions are.
+        asked: i32,
+        /// How long it had to be asked again until it knew all leaders.
+        known_us: u64,
+        /// What was not as it should be, one by one.
+        errors: Vec<String>,
     },
     /// A broker process ended by itself.
     Crash {
@@ -332,6 +388,20 @@ impl Recorder {
         let end_us = self.clock.now_us();
         assert!(start_us <= end_us, "an operation ends after it began");
         self.write(&Line { process: process.to_owned(), start_us, end_us, outcome, operation, error });
+    }
+
+    /// An operation that an answer ends now; without one, nobody knows.
+    pub fn answer<Answer, Why: std::fmt::Display>(
+        &self,
+        process: &str,
+        start_us: u64,
+        answer: Result<Answer, Why>,
+        operation: Operation,
+    ) {
+        match answer {
+            Ok(_) => self.ok(process, start_us, operation),
+            Err(why) => self.record(process, start_us, Outcome::Info, operation, Some(why.to_string())),
+        }
     }
 
     fn write(&self, line: &Line) {

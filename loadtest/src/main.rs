@@ -1,6 +1,6 @@
 //! Load and faults over real chronik-server processes, with a history of what clients saw and an independent judge of it.
 //!
-//! The way of a run: `run` → `cluster` (processes), `network` (namespaces) → `workload` (clients on threads) and
+//! The way of a run: `run` → `cluster` (processes), `means` (network, disks, clocks) → `workload` (clients on threads) and
 //! `faults`, all writing to `history` → `readback` → `checker` (pure) → `report`.
 
 mod checker;
@@ -8,15 +8,20 @@ mod cleanup;
 mod cli;
 mod clock;
 mod cluster;
+mod command;
+mod disks;
 mod error;
 mod faults;
 mod history;
+mod means;
 mod network;
 mod readback;
+mod relay;
 mod report;
 mod run;
 mod scenario;
 mod values;
+mod wall_clock;
 mod wire;
 mod workload;
 

@@ -1,47 +1,32 @@
-//! A network of namespaces: one for each node, joined by a bridge in the namespace where the clients are.
-//!
-//! Traffic is cut one way between two ends by giving the sender a wrong hardware address for the receiver: its
-//! packets go out and nobody takes them, as on a broken wire, while the other direction works. That needs neither a
-//! packet filter nor kernel modules, only iproute2 and root.
+//! A network of namespaces: one for each node, each joined by a [`Relay`] of packets to the others and to the clients,
+//! who stay where this process is. It needs root, iproute2 and TUN devices.
 
 use std::{
-    fs,
+    ffi::c_short,
+    fs::{self, File, OpenOptions},
+    io,
     net::{IpAddr, Ipv4Addr},
-    process::Command,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    path::Path,
 };
 
-use crate::{cleanup, error::LoadtestError};
+use crate::{
+    cleanup, command,
+    error::LoadtestError,
+    relay::{End, Relay, Weather},
+};
 
-/// One end of the network: a node, or everything outside of the nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum End {
-    /// Where the clients are.
-    Clients,
-    /// A node, from 1.
-    Node(u8),
-}
+const TUN: &str = "/dev/net/tun";
+/// What a device may hold for the relay, which is one thread.
+const QUEUE_PACKETS: &str = "10000";
 
-const CLIENTS_NUMBER: u8 = 254;
-const NOBODY_NUMBER: u8 = 255;
-
-impl End {
-    /// The last byte of its addresses.
-    fn number(self) -> u8 {
-        match self {
-            End::Clients => CLIENTS_NUMBER,
-            End::Node(node) => node,
-        }
-    }
-}
-
-/// The namespaces and the bridge of one run. [`cleanup::run`] removes them.
+/// The namespaces of one run and what joins them. [`cleanup::run`] removes them; the devices go with this process.
 #[derive(Debug)]
 pub struct Network {
     process: u32,
     prefix: [u8; 2],
     nodes: u8,
-    /// What is cut now, as (sender, receiver).
-    cuts: Vec<(End, End)>,
+    relay: Relay,
 }
 
 impl Network {
@@ -50,124 +35,115 @@ impl Network {
         if !rustix::process::geteuid().is_root() {
             return Some("network namespaces need root".to_owned());
         }
-        match Command::new("ip").arg("-V").output() {
-            Ok(output) if output.status.success() => None,
-            Ok(_) | Err(_) => Some("there is no `ip` (iproute2)".to_owned()),
+        if !Path::new(TUN).exists() {
+            return Some(format!("there is no {TUN}"));
         }
+        let is_there = command::is_there("ip", "-V");
+        (!is_there).then(|| "there is no `ip` (iproute2)".to_owned())
     }
 
     /// Makes namespaces for the nodes 1 to `nodes`.
     ///
     /// # Errors
     ///
-    /// [`LoadtestError::Network`]. What was made by then is removed with the rest.
-    pub fn create(nodes: u8) -> Result<Network, LoadtestError> {
-        assert!((1..CLIENTS_NUMBER).contains(&nodes), "nodes are numbered from 1 and fit into a subnet");
-        let network =
-            Network { process: std::process::id(), prefix: free_prefix()?, nodes, cuts: Vec::new() };
-        network.create_bridge()?;
-        for node in 1..=nodes {
-            network.create_node(node)?;
+    /// [`LoadtestError::Command`], [`LoadtestError::File`]. What was made by then is removed with the rest.
+    pub fn create(nodes: u8, seed: u64) -> Result<Network, LoadtestError> {
+        assert!(
+            (1..End::Clients.number()).contains(&nodes),
+            "nodes are numbered from 1 and fit into a subnet"
+        );
+        let (process, prefix) = (std::process::id(), free_prefix()?);
+        let mut devices = Vec::new();
+        for end in ends(nodes) {
+            devices.push((end, create_end(process, prefix, end)?));
         }
-        for from in network.ends() {
-            for to in network.ends().filter(|&to| to != from) {
-                network.set_neighbour(from, to, to.number())?;
-            }
-        }
-        Ok(network)
+        let relay = Relay::start(devices, seed)
+            .map_err(|source| LoadtestError::Process { what: "starting the relay".to_owned(), source })?;
+        Ok(Network { process, prefix, nodes, relay })
     }
 
     /// The address of a node.
     pub fn address(&self, node: u8) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::new(10, self.prefix[0], self.prefix[1], node))
+        address(self.prefix, End::Node(node))
     }
 
     /// The namespace of a node.
     pub fn namespace(&self, node: u8) -> String {
-        format!("chronik-{}-{node}", self.process)
+        namespace(self.process, node)
     }
 
     /// All ends.
     pub fn ends(&self) -> impl Iterator<Item = End> + use<> {
-        (1..=self.nodes).map(End::Node).chain([End::Clients])
+        ends(self.nodes)
     }
 
-    /// Loses everything that `from` sends to `to` from now on.
-    ///
-    /// # Errors
-    ///
-    /// [`LoadtestError::Network`].
-    pub fn cut(&mut self, from: End, to: End) -> Result<(), LoadtestError> {
-        assert!(from != to, "an end always reaches itself");
-        self.set_neighbour(from, to, NOBODY_NUMBER)?;
-        self.cuts.push((from, to));
-        Ok(())
+    /// How packets from one end to another fare from now on.
+    pub fn set(&self, from: End, to: End, weather: Weather) {
+        self.relay.set(from, to, weather);
     }
 
-    /// Mends everything that is cut.
-    ///
-    /// # Errors
-    ///
-    /// [`LoadtestError::Network`].
-    pub fn heal(&mut self) -> Result<(), LoadtestError> {
-        while let Some(&(from, to)) = self.cuts.last() {
-            self.set_neighbour(from, to, to.number())?;
-            self.cuts.pop();
-        }
-        Ok(())
+    /// Everything arrives again.
+    pub fn heal(&self) {
+        self.relay.heal();
     }
+}
 
-    fn bridge(&self) -> String {
-        format!("cl{}b", self.process)
-    }
+fn ends(nodes: u8) -> impl Iterator<Item = End> {
+    (1..=nodes).map(End::Node).chain([End::Clients])
+}
 
-    fn hardware_address(&self, number: u8) -> String {
-        let [.., high, low] = self.process.to_be_bytes();
-        // The first byte says: locally administered, for one receiver.
-        format!("02:43:4b:{high:02x}:{low:02x}:{number:02x}")
-    }
+fn address(prefix: [u8; 2], end: End) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, prefix[0], prefix[1], end.number()))
+}
 
-    fn set_neighbour(&self, from: End, to: End, number: u8) -> Result<(), LoadtestError> {
-        let address = self.address(to.number()).to_string();
-        let hardware = self.hardware_address(number);
-        let neighbour = ["neigh", "replace", &address, "lladdr", &hardware, "nud", "permanent", "dev"];
-        match from {
-            End::Clients => ip(&[&neighbour[..], &[&self.bridge()]].concat())?,
-            End::Node(node) => ip(&[&["-n", &self.namespace(node)][..], &neighbour, &["eth0"]].concat())?,
-        };
-        Ok(())
-    }
+fn namespace(process: u32, node: u8) -> String {
+    format!("chronik-{process}-{node}")
+}
 
-    fn create_bridge(&self) -> Result<(), LoadtestError> {
-        let bridge = self.bridge();
-        cleanup::note_link(&bridge);
-        ip(&["link", "add", &bridge, "type", "bridge"])?;
-        ip(&["link", "set", &bridge, "address", &self.hardware_address(CLIENTS_NUMBER), "up"])?;
-        ip(&["addr", "add", &format!("{}/24", self.address(CLIENTS_NUMBER)), "dev", &bridge])?;
-        Ok(())
+/// Makes the device of an end, in its namespace. Returns its other side.
+fn create_end(process: u32, prefix: [u8; 2], end: End) -> Result<File, LoadtestError> {
+    let device = format!("cl{process}n{}", end.number());
+    let file = open_tun(&device).map_err(|source| LoadtestError::File { path: TUN.into(), source })?;
+    let namespace = match end {
+        End::Clients => None,
+        End::Node(node) => Some(namespace(process, node)),
+    };
+    let within: Vec<&str> = namespace.iter().flat_map(|namespace| ["-n", namespace]).collect();
+    if let Some(namespace) = &namespace {
+        cleanup::note_namespace(namespace);
+        ip(&["netns", "add", namespace])?;
+        ip(&["link", "set", &device, "netns", namespace])?;
+        ip(&[&within[..], &["link", "set", "lo", "up"]].concat())?;
     }
+    let network = format!("{}/24", address(prefix, end));
+    ip(&[&within[..], &["addr", "add", &network, "dev", &device]].concat())?;
+    ip(&[&within[..], &["link", "set", &device, "txqueuelen", QUEUE_PACKETS, "up"]].concat())?;
+    Ok(file)
+}
 
-    fn create_node(&self, node: u8) -> Result<(), LoadtestError> {
-        let (namespace, link) = (self.namespace(node), format!("cl{}v{node}", self.process));
-        let hardware = self.hardware_address(node);
-        cleanup::note_namespace(&namespace);
-        ip(&["netns", "add", &namespace])?;
-        cleanup::note_link(&link);
-        ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &namespace])?;
-        ip(&["-n", &namespace, "link", "set", "eth0", "address", &hardware])?;
-        ip(&["-n", &namespace, "addr", "add", &format!("{}/24", self.address(node)), "dev", "eth0"])?;
-        ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
-        ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
-        ip(&["link", "set", &link, "master", &self.bridge(), "up"])?;
-        Ok(())
+/// A device of this name, which goes when the file is closed. Linux, Documentation/networking/tuntap.rst.
+fn open_tun(device: &str) -> io::Result<File> {
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        flags: c_short,
+        rest: [u8; 22],
     }
+    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN)?;
+    let flags = c_short::try_from(libc::IFF_TUN | libc::IFF_NO_PI).expect("two small flags");
+    let mut request = Request { name: [0; libc::IFNAMSIZ], flags, rest: [0; 22] };
+    assert!(device.len() < libc::IFNAMSIZ, "a device's name is short");
+    request.name[..device.len()].copy_from_slice(device.as_bytes());
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which `request` is laid out and as long as.
+    let code = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
 }
 
 /// Whether a process in a namespace listens on a port.
 ///
 /// # Errors
 ///
-/// [`LoadtestError::Network`].
+/// [`LoadtestError::Command`].
 pub fn is_listening(namespace: &str, port: u16) -> Result<bool, LoadtestError> {
     let table = ip(&["netns", "exec", namespace, "cat", "/proc/net/tcp"])?;
     Ok(table.lines().any(|line| is_listener(line, port)))
@@ -181,15 +157,8 @@ fn is_listener(line: &str, port: u16) -> bool {
     local == Some(&format!("{port:04X}")) && fields.nth(1) == Some(LISTEN)
 }
 
-/// Runs `ip` and turns its complaint into an error. Returns what it printed.
 fn ip(arguments: &[&str]) -> Result<String, LoadtestError> {
-    let failed =
-        |message: String| LoadtestError::Network { command: format!("ip {}", arguments.join(" ")), message };
-    let output = Command::new("ip").args(arguments).output().map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    command::run("ip", arguments)
 }
 
 /// The second and third byte of a subnet 10.x.y.0/24 that no route of this machine names.

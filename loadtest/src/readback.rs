@@ -1,7 +1,7 @@
 //! The end of a run: everything is healed, a fresh consumer reads every partition, and every replica is read.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     thread,
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use rdkafka::{
 use crate::{
     cluster::ANSWER_TIMEOUT,
     error::LoadtestError,
-    history::{Operation, Outcome, TopicPartition},
+    history::{BatchSummary, Operation, Outcome, TopicPartition},
     wire::{ClusterView, Connection, Fetched, PartitionView, WireError},
     workload::{Collector, Shared, record_committed},
 };
@@ -27,6 +27,8 @@ const SETTLE_SECONDS_MAX: u64 = 60;
 const DRAIN_SECONDS_MAX: u64 = 300;
 const COMMITTED_SECONDS_MAX: u64 = 60;
 const REPLICA_FETCH_BYTES: i32 = 1 << 20;
+/// Look-ups by time in one partition.
+const TIMES_MAX: usize = 24;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// First offset and end.
@@ -43,7 +45,8 @@ pub fn run(shared: &Shared) -> Result<(), LoadtestError> {
     record_topics(shared, &view);
     let bounds = settle(shared, &view);
     drain(shared, &bounds)?;
-    read_replicas(shared, &view, &bounds);
+    let looks = read_replicas(shared, &view, &bounds);
+    look_up(shared, &view, &looks);
     let deadline = Instant::now() + Duration::from_secs(COMMITTED_SECONDS_MAX);
     while !record_committed(shared, NAME)? && Instant::now() < deadline {
         thread::sleep(PAUSE);
@@ -183,13 +186,37 @@ fn drain(shared: &Shared, bounds: &BTreeMap<TopicPartition, Bounds>) -> Result<(
     Ok(())
 }
 
-fn read_replicas(shared: &Shared, view: &ClusterView, bounds: &BTreeMap<TopicPartition, Bounds>) {
+/// Times and epochs of a partition that are worth a look-up.
+#[derive(Debug, Default)]
+struct Looks {
+    timestamps_ms: BTreeSet<i64>,
+    epochs: BTreeSet<i32>,
+}
+
+impl Looks {
+    fn add(&mut self, batch: &BatchSummary) {
+        self.epochs.insert(batch.leader_epoch);
+        // Also what is just not there, and before or behind everything.
+        let wanted = [batch.timestamp_ms_max, batch.timestamp_ms_max + 1, 0, i64::MAX / 2];
+        for timestamp_ms in wanted.into_iter().take(TIMES_MAX - self.timestamps_ms.len().min(TIMES_MAX)) {
+            self.timestamps_ms.insert(timestamp_ms);
+        }
+    }
+}
+
+fn read_replicas(
+    shared: &Shared,
+    view: &ClusterView,
+    bounds: &BTreeMap<TopicPartition, Bounds>,
+) -> BTreeMap<TopicPartition, Looks> {
+    let mut looks: BTreeMap<TopicPartition, Looks> = BTreeMap::new();
     for partition in user_partitions(view) {
         let (log_start, end) = bounds[&partition.at];
+        let looks = looks.entry(partition.at.clone()).or_default();
         for &node in &partition.replicas {
             let start_us = shared.recorder.clock.now_us();
             let mut reached = (log_start, log_start);
-            let result = read_replica(shared, node, &partition.at, end, &mut reached);
+            let result = read_replica(shared, node, &partition.at, end, &mut reached, looks);
             let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Info };
             let operation = Operation::ReplicaRead {
                 node,
@@ -201,6 +228,7 @@ fn read_replicas(shared: &Shared, view: &ClusterView, bounds: &BTreeMap<TopicPar
             shared.recorder.record(NAME, start_us, outcome, operation, error);
         }
     }
+    looks
 }
 
 /// Reads one replica up to `end`; `reached` says from where to where.
@@ -210,25 +238,55 @@ fn read_replica(
     at: &TopicPartition,
     end: i64,
     reached: &mut Bounds,
+    looks: &mut Looks,
 ) -> Result<(), WireError> {
-    let address =
-        shared.directory.address(node).ok_or(WireError::Malformed("a replica is on an unknown node"))?;
-    let mut connection = Connection::open(address, ANSWER_TIMEOUT)?;
+    let mut connection = connect(shared, node)?;
     while reached.1 < end {
         let start_us = shared.recorder.clock.now_us();
         let fetched = connection.fetch(at, reached.1, REPLICA_FETCH_BYTES)?;
         reached.0 = reached.0.max(fetched.log_start);
-        let Some(last) = fetched.batches.last() else {
+        let (Some(first), Some(last)) = (fetched.batches.first(), fetched.batches.last()) else {
             return Err(WireError::Malformed("it is empty below the high watermark"));
         };
         if last.last_offset < reached.1 {
             return Err(WireError::Malformed("its batches lie below the offset that was asked for"));
         }
+        looks.add(first);
         reached.1 = last.last_offset + 1;
         let operation = Operation::Replica { node, at: at.clone(), batches: fetched.batches };
         shared.recorder.ok(NAME, start_us, operation);
     }
     Ok(())
+}
+
+fn connect(shared: &Shared, node: i32) -> Result<Connection, WireError> {
+    let address =
+        shared.directory.address(node).ok_or(WireError::Malformed("a replica is on an unknown node"))?;
+    Connection::open(address, ANSWER_TIMEOUT)
+}
+
+/// Asks each partition's leader for times and epochs. An answer that does not come is `info`.
+fn look_up(shared: &Shared, view: &ClusterView, looks: &BTreeMap<TopicPartition, Looks>) {
+    for partition in user_partitions(view) {
+        let at = &partition.at;
+        let Some(Looks { timestamps_ms, epochs }) = looks.get(at) else { continue };
+        // A leader that is away shows in the replicas that could not be read.
+        let Ok(mut connection) = connect(shared, partition.leader) else { continue };
+        for &timestamp_ms in timestamps_ms {
+            let start_us = shared.recorder.clock.now_us();
+            let answer = connection.offset_at(at, timestamp_ms);
+            let offset = answer.as_ref().ok().copied().flatten();
+            let operation = Operation::TimeLookUp { at: at.clone(), timestamp_ms, offset };
+            shared.recorder.answer(NAME, start_us, answer, operation);
+        }
+        for &epoch in epochs {
+            let start_us = shared.recorder.clock.now_us();
+            let answer = connection.epoch_end(at, epoch);
+            let offset = answer.as_ref().copied().unwrap_or(-1);
+            let operation = Operation::EpochLookUp { at: at.clone(), epoch, offset };
+            shared.recorder.answer(NAME, start_us, answer, operation);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
-    checker::{Counts, FaultReport, Finding, Invariant, Judgement, Verdict},
+    checker::{Counts, FaultReport, Finding, Invariant, Judgement, Quantiles, Verdict},
     error::LoadtestError,
     history::{Line, Operation, Outcome},
 };
@@ -87,7 +87,7 @@ fn seconds(us: u64) -> f64 {
 fn counts_text(counts: &Counts) -> String {
     format!(
         "{} records acknowledged, {} without an answer, {} polled, {} read back; {} commits, {} answers about them; \
-         {} replicas read, {} batches compared",
+         {} replicas read, {} batches compared; {} look-ups, {} assignments, {} foreign commits, {} fresh topics ({} asked for again, for {:.1} ms at most)",
         counts.acknowledged,
         counts.indefinite,
         counts.polled,
@@ -96,6 +96,12 @@ fn counts_text(counts: &Counts) -> String {
         counts.committed_reads,
         counts.replicas_read,
         counts.batches,
+        counts.look_ups,
+        counts.assignments,
+        counts.foreign_commits,
+        counts.fresh_topics,
+        counts.fresh_topics_asked_again,
+        ms(counts.fresh_topics_known_us_max),
     )
 }
 
@@ -106,6 +112,20 @@ fn worst(faults: &[FaultReport]) -> (u64, u64) {
     (writable.unwrap_or(0), others.unwrap_or(0))
 }
 
+fn ms(us: u64) -> f64 {
+    us as f64 / 1e3
+}
+
+fn latency_text(latency: &Quantiles) -> String {
+    format!(
+        "p50 {:.2} ms, p99 {:.1} ms, longest {:.0} ms over {} records",
+        ms(latency.p50_us),
+        ms(latency.p99_us),
+        ms(latency.longest_us),
+        latency.records
+    )
+}
+
 /// The judgement for the terminal.
 pub fn table(judgement: &Judgement) -> String {
     let mut text = String::new();
@@ -114,16 +134,20 @@ pub fn table(judgement: &Judgement) -> String {
         text.push('\n');
     };
     if !judgement.faults.is_empty() {
-        line(format!("{:>8} {:>8} {:>10} {:>12}  fault", "at s", "lasted s", "stopped s", "resumed s"));
+        line(format!(
+            "{:>8} {:>8} {:>10} {:>12} {:>9}  fault",
+            "at s", "lasted s", "stopped s", "resumed s", "p99 ms"
+        ));
     }
     for fault in &judgement.faults {
         line(format!(
-            "{:8.1} {:8.1} {:9.2}{} {:12.2}  {}",
+            "{:8.1} {:8.1} {:9.2}{} {:12.2} {:9.1}  {}",
             seconds(fault.start_us),
             seconds(fault.end_us - fault.start_us),
             seconds(fault.longest_gap_us),
             if fault.is_writable { "*" } else { " " },
             seconds(fault.resumed_after_us),
+            ms(fault.latency.p99_us),
             fault.fault,
         ));
     }
@@ -136,6 +160,7 @@ pub fn table(judgement: &Judgement) -> String {
             seconds(others)
         ));
     }
+    line(format!("from send to acknowledgement in quiet times: {}", latency_text(&judgement.quiet)));
     line(counts_text(&judgement.counts));
     for invariant in Invariant::ALL {
         match judgement.findings.get(&invariant) {
@@ -188,6 +213,13 @@ pub fn page(judgement: &Judgement, gathered: &Seconds) -> String {
         );
     }
     push(&mut html, format_args!("<p>{}.</p>\n", counts_text(&judgement.counts)));
+    push(
+        &mut html,
+        format_args!(
+            "<p>From send to acknowledgement in quiet times: {}.</p>\n",
+            latency_text(&judgement.quiet)
+        ),
+    );
     charts(&mut html, judgement, gathered);
     invariants(&mut html, judgement);
     faults(&mut html, &judgement.faults);
@@ -298,18 +330,21 @@ fn faults(html: &mut String, faults: &[FaultReport]) {
     html.push_str(
         "<h2>Faults</h2>\n<p class=\"note\">Stopped: the longest time in which a partition acknowledged nothing, bounded \
          where marked. Resumed: from the healing to the last partition's next acknowledgement, bounded elsewhere.</p>\n\
-         <table>\n<tr><th>at s<th>lasted s<th>stopped s<th>resumed s<th>fault\n",
+         <table>\n<tr><th>at s<th>lasted s<th>stopped s<th>resumed s<th>p50 ms<th>p99 ms<th>fault\n",
     );
     for fault in faults {
         push(
             html,
             format_args!(
-                "<tr><td class=\"n\">{:.1}<td class=\"n\">{:.1}<td class=\"n\">{:.2}{}<td class=\"n\">{:.2}<td>{}\n",
+                "<tr><td class=\"n\">{:.1}<td class=\"n\">{:.1}<td class=\"n\">{:.2}{}<td class=\"n\">{:.2}<td class=\"n\">{:.2}\
+                 <td class=\"n\">{:.1}<td>{}\n",
                 seconds(fault.start_us),
                 seconds(fault.end_us - fault.start_us),
                 seconds(fault.longest_gap_us),
                 if fault.is_writable { "*" } else { "" },
                 seconds(fault.resumed_after_us),
+                ms(fault.latency.p50_us),
+                ms(fault.latency.p99_us),
                 escape(&fault.fault)
             ),
         );

@@ -17,7 +17,7 @@ use crate::{
     error::LoadtestError,
     faults::Injector,
     history::{self, Operation, Outcome, Recorder, RunFacts},
-    network::Network,
+    means::Means,
     readback, report,
     scenario::{self, Scenario, Step},
     workload::{Shared, Workload, WorkloadPlan, create_topic},
@@ -60,14 +60,16 @@ pub fn run(options: &RunOptions) -> Result<RunEnd, LoadtestError> {
             options.scenario
         ))
     })?;
-    let obstacle = if scenario.wants_network() { Network::obstacle() } else { None };
-    let steps = scenario.possible(options.nodes, obstacle.is_none());
+    let obstacles: Vec<_> =
+        scenario.needs().into_iter().filter_map(|need| Some((need, need.obstacle()?))).collect();
+    let can_have = |need| obstacles.iter().all(|(missing, _)| *missing != need);
+    let steps = scenario.possible(options.nodes, can_have);
     if steps.is_empty() && !scenario.steps.is_empty() {
-        let why = obstacle.unwrap_or_else(|| "none of its faults is possible with one node".to_owned());
-        return Ok(RunEnd::Skipped(why));
+        let alone = || "none of its faults is possible with one node".to_owned();
+        return Ok(RunEnd::Skipped(obstacles.into_iter().next().map_or_else(alone, |(_, why)| why)));
     }
-    if let Some(why) = obstacle {
-        println!("without faults of the network: {why}");
+    for (need, why) in &obstacles {
+        println!("without {}: {why}", need.faults());
     }
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let folder = options.out.join(format!("{}-{seed}-{}", scenario.name, std::process::id()));
@@ -105,15 +107,18 @@ impl Plan<'_> {
 
     /// Everything up to the last line of the history.
     fn perform(&self, recorder: &Arc<Recorder>) -> Result<(), LoadtestError> {
-        let needs_network = self.steps.iter().any(|step| step.needs_network());
-        let mut network = if needs_network { Some(Network::create(self.options.nodes)?) } else { None };
-        let mut cluster = self.cluster(network.as_ref())?;
+        let folder = self.nodes_folder();
+        fs::create_dir_all(&folder).map_err(|source| LoadtestError::File { path: folder.clone(), source })?;
+        let needs: Vec<_> = self.steps.iter().filter_map(|step| step.need()).collect();
+        let means = Means::create(&needs, self.options.nodes, &folder, self.seed)?;
+        // It is dropped before the file systems that it uses.
+        let mut cluster = self.cluster(&means)?;
         let shared =
             Arc::new(Shared::new(Arc::clone(recorder), cluster.directory.clone(), self.workload_plan()));
         recorder.ok(NAME, 0, Operation::Run(self.facts()));
         cluster.start_all()?;
         self.create_load_topic(&shared)?;
-        match self.load(&shared, &mut cluster, network.as_mut()) {
+        match self.load(&shared, &mut cluster, &means) {
             Ok(()) => {}
             // A node that does not come back, or a cluster that does not heal, is what a run is there to find.
             Err(error @ (LoadtestError::Node { .. } | LoadtestError::NotReady { .. })) => {
@@ -131,17 +136,15 @@ impl Plan<'_> {
         Ok(())
     }
 
-    fn cluster(&self, network: Option<&Network>) -> Result<Cluster, LoadtestError> {
-        let folder = self.nodes_folder();
-        fs::create_dir_all(&folder).map_err(|source| LoadtestError::File { path: folder.clone(), source })?;
+    fn cluster(&self, means: &Means) -> Result<Cluster, LoadtestError> {
         let options = ClusterOptions {
             program: self.options.server.clone(),
-            folder,
+            folder: self.nodes_folder(),
             nodes: self.options.nodes,
             shards: self.options.shards,
             settings: self.options.settings.clone(),
         };
-        Cluster::new(options, network)
+        Cluster::new(options, means)
     }
 
     fn workload_plan(&self) -> WorkloadPlan {
@@ -190,21 +193,18 @@ impl Plan<'_> {
     }
 
     /// Clients and faults, then the read-back.
-    fn load(
-        &self,
-        shared: &Arc<Shared>,
-        cluster: &mut Cluster,
-        network: Option<&mut Network>,
-    ) -> Result<(), LoadtestError> {
+    fn load(&self, shared: &Arc<Shared>, cluster: &mut Cluster, means: &Means) -> Result<(), LoadtestError> {
         let workload = Workload::start(shared)?;
         let start_us = shared.recorder.clock.now_us();
-        let until = Instant::now() + Duration::from_secs_f64(self.options.minutes * 60.0);
+        let until = Instant::now() + Duration::from_secs_f64(self.options.minutes() * 60.0);
         let mut injector = Injector {
             cluster,
-            network,
+            means,
             shared: Arc::clone(shared),
             chance: fastrand::Rng::with_seed(self.seed),
             outage_max: Duration::from_secs_f64(self.options.outage_max),
+            away_bytes: self.options.away_mb * 1_000_000,
+            rounds: self.options.rounds,
             interrupted: Arc::clone(&self.interrupted),
         };
         injector.run(&self.scenario, &self.steps, until)?;

@@ -1,5 +1,7 @@
 //! Which faults a run brings about.
 
+use crate::{disks::Disks, network::Network, wall_clock::WallClocks};
+
 /// Which node a fault befalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -33,6 +35,23 @@ pub enum Direction {
     Incoming,
 }
 
+/// What packets suffer on all ways at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// They are late, and overtake each other.
+    Late,
+    /// Some are lost.
+    Lost,
+    /// Some arrive twice.
+    Doubled,
+    /// Some have a changed bit, as TCP's checksum shows.
+    Flipped,
+    /// Some between nodes have exchanged words, which TCP's checksum does not show.
+    Exchanged,
+    /// A little of everything.
+    Storm,
+}
+
 /// One fault, with what heals it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -48,12 +67,70 @@ pub enum Step {
     Cut(Role, Reach, Direction),
     /// A network that is cut and mended again and again.
     Flap(Role),
+    /// A network that treats packets badly.
+    Packets(Trouble),
+    /// No space on a node's file system, while much is written.
+    FullDisk(Role),
+    /// A device that takes a few writes a second.
+    SlowDisk(Role),
+    /// A node's clock of the day is set, and set back.
+    SetClock(Role),
+    /// A follower is away while much is written, and catches up.
+    CatchUp,
+    /// Topics that are produced to as soon as they are made. No fault.
+    FreshTopics,
+}
+
+/// What a step needs of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// A network of namespaces.
+    Network,
+    /// A file system for each node.
+    Disks,
+    /// Such that can be slowed.
+    SlowDisks,
+    /// Clocks that can be set.
+    Clocks,
+}
+
+impl Need {
+    /// Why it cannot be had here, if so.
+    pub fn obstacle(self) -> Option<String> {
+        match self {
+            Need::Network => Network::obstacle(),
+            Need::Disks => Disks::obstacle(),
+            Need::SlowDisks => Disks::slow_obstacle(),
+            Need::Clocks => WallClocks::obstacle(),
+        }
+    }
+
+    /// What goes without it.
+    pub fn faults(self) -> &'static str {
+        match self {
+            Need::Network => "faults of the network",
+            Need::Disks => "full disks",
+            Need::SlowDisks => "slow disks",
+            Need::Clocks => "clocks that are set",
+        }
+    }
 }
 
 impl Step {
-    /// Whether it needs namespaces.
-    pub fn needs_network(self) -> bool {
-        matches!(self, Step::Cut(..) | Step::Flap(_))
+    /// What it needs of the machine.
+    pub fn need(self) -> Option<Need> {
+        match self {
+            Step::Cut(..) | Step::Flap(_) | Step::Packets(_) => Some(Need::Network),
+            Step::FullDisk(_) => Some(Need::Disks),
+            Step::SlowDisk(_) => Some(Need::SlowDisks),
+            Step::SetClock(_) => Some(Need::Clocks),
+            Step::Kill(_)
+            | Step::KillAll
+            | Step::Pause(_)
+            | Step::Rolling
+            | Step::CatchUp
+            | Step::FreshTopics => None,
+        }
     }
 
     /// Whether one node is enough for it.
@@ -62,9 +139,14 @@ impl Step {
             self,
             Step::Kill(Role::Follower)
                 | Step::Pause(Role::Follower)
+                | Step::FullDisk(Role::Follower)
+                | Step::SlowDisk(Role::Follower)
+                | Step::SetClock(Role::Follower)
                 | Step::Cut(Role::Follower, ..)
                 | Step::Cut(_, Reach::Peers, _)
                 | Step::Flap(Role::Follower)
+                | Step::Packets(Trouble::Exchanged)
+                | Step::CatchUp
         )
     }
 }
@@ -92,7 +174,7 @@ const fn in_turn(name: &'static str, about: &'static str, steps: &'static [Step]
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "mix",
-        about: "all faults at random (those of the network where namespaces can be made)",
+        about: "all faults at random, as far as the machine lets them be made",
         is_mixed: true,
         steps: &[
             Step::Kill(Role::Leader),
@@ -109,6 +191,11 @@ pub const SCENARIOS: &[Scenario] = &[
             Step::Cut(Role::Leader, Reach::All, Direction::Outgoing),
             Step::Cut(Role::Leader, Reach::Peers, Direction::Incoming),
             Step::Flap(Role::Leader),
+            Step::Packets(Trouble::Lost),
+            Step::Packets(Trouble::Storm),
+            Step::FullDisk(Role::Leader),
+            Step::SlowDisk(Role::Leader),
+            Step::SetClock(Role::Leader),
         ],
         is_gentle: false,
     },
@@ -158,6 +245,50 @@ pub const SCENARIOS: &[Scenario] = &[
             Step::Flap(Role::Follower),
         ],
     ),
+    in_turn(
+        "packets",
+        "packets that are late, lost, doubled, overtaken, changed; on all ways",
+        &[
+            Step::Packets(Trouble::Late),
+            Step::Packets(Trouble::Lost),
+            Step::Packets(Trouble::Doubled),
+            Step::Packets(Trouble::Flipped),
+            Step::Packets(Trouble::Exchanged),
+            Step::Packets(Trouble::Storm),
+        ],
+    ),
+    in_turn(
+        "disk-full",
+        "no space on the file system of leader and follower in turn, while much is written",
+        &[Step::FullDisk(Role::Leader), Step::FullDisk(Role::Follower)],
+    ),
+    in_turn(
+        "disk-slow",
+        "a device of leader and follower in turn that takes a few writes a second",
+        &[Step::SlowDisk(Role::Leader), Step::SlowDisk(Role::Follower)],
+    ),
+    in_turn(
+        "clock",
+        "the clock of the day of leader, follower, metadata leader and coordinator is set by up to 45 minutes, and back",
+        &[
+            Step::SetClock(Role::Leader),
+            Step::SetClock(Role::Follower),
+            Step::SetClock(Role::Controller),
+            Step::SetClock(Role::Coordinator),
+        ],
+    ),
+    in_turn(
+        "catch-up",
+        "a follower is away while --away-mb are written; what it costs the others when it catches up",
+        &[Step::CatchUp],
+    ),
+    Scenario {
+        name: "fresh",
+        about: "each partition of 100 new topics is produced to at once, through any node; no error at all",
+        steps: &[Step::FreshTopics],
+        is_mixed: false,
+        is_gentle: true,
+    },
     Scenario {
         name: "calm",
         about: "load without faults; producers must see no error",
@@ -173,16 +304,19 @@ pub fn find(name: &str) -> Option<Scenario> {
 }
 
 impl Scenario {
-    /// The steps that can be done with so many nodes and with or without namespaces.
-    pub fn possible(&self, nodes: u8, has_network: bool) -> Vec<Step> {
+    /// The steps that can be done with so many nodes and what can be had.
+    pub fn possible(&self, nodes: u8, can_have: impl Fn(Need) -> bool) -> Vec<Step> {
         let is_possible =
-            |step: &Step| (nodes > 1 || step.works_alone()) && (has_network || !step.needs_network());
+            |step: &Step| (nodes > 1 || step.works_alone()) && step.need().is_none_or(&can_have);
         self.steps.iter().copied().filter(is_possible).collect()
     }
 
-    /// Whether any step needs namespaces.
-    pub fn wants_network(&self) -> bool {
-        self.steps.iter().any(|step| step.needs_network())
+    /// What its steps need, once each.
+    pub fn needs(&self) -> Vec<Need> {
+        let mut needs: Vec<_> = self.steps.iter().filter_map(|step| step.need()).collect();
+        needs.sort_unstable();
+        needs.dedup();
+        needs
     }
 }
 
@@ -191,18 +325,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_every_scenario_has_something_to_do_on_one_node() {
+    fn names_are_unique_and_most_scenarios_have_something_to_do_on_one_node() {
         for (index, scenario) in SCENARIOS.iter().enumerate() {
             assert!(SCENARIOS[..index].iter().all(|other| other.name != scenario.name));
             assert_eq!(find(scenario.name).unwrap().about, scenario.about);
-            assert_eq!(scenario.possible(1, true).is_empty(), scenario.steps.is_empty(), "{}", scenario.name);
-            assert_eq!(scenario.possible(3, true), scenario.steps);
+            let is_idle = scenario.steps.is_empty() || scenario.name == "catch-up";
+            assert_eq!(scenario.possible(1, |_| true).is_empty(), is_idle, "{}", scenario.name);
+            assert_eq!(scenario.possible(3, |_| true), scenario.steps);
         }
     }
 
     #[test]
-    fn without_namespaces_nothing_is_cut() {
-        assert!(find("partition").unwrap().possible(3, false).is_empty());
-        assert!(find("mix").unwrap().possible(3, false).iter().all(|step| !step.needs_network()));
+    fn what_the_machine_does_not_have_is_left_out() {
+        assert!(find("partition").unwrap().possible(3, |_| false).is_empty());
+        let mix = find("mix").unwrap();
+        assert_eq!(mix.needs(), [Need::Network, Need::Disks, Need::SlowDisks, Need::Clocks]);
+        assert!(mix.possible(3, |need| need != Need::Network).contains(&Step::SetClock(Role::Leader)));
+        assert!(mix.possible(3, |_| false).iter().all(|step| step.need().is_none()));
     }
 }

@@ -1,18 +1,28 @@
-//! A small Kafka client of our own, for what librdkafka does not offer: reading a follower, and the roles of nodes.
+//! A small Kafka client of our own, for what librdkafka does not offer: reading a follower, the roles of nodes, answers
+//! as they are.
 //!
-//! Requests of fixed, non-flexible versions: Metadata 7, FindCoordinator 0, Fetch 11. One request at a time.
+//! Requests of fixed, non-flexible versions, one at a time.
 
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::history::{BatchSummary, TopicPartition};
 
-const API_FETCH: i16 = 1;
-const API_METADATA: i16 = 3;
-const API_FIND_COORDINATOR: i16 = 10;
+/// Key and version.
+type Api = (i16, i16);
+
+const PRODUCE: Api = (0, 7);
+const FETCH: Api = (1, 11);
+const LIST_OFFSETS: Api = (2, 2);
+const METADATA: Api = (3, 7);
+const OFFSET_COMMIT: Api = (8, 2);
+const FIND_COORDINATOR: Api = (10, 0);
+const CREATE_TOPICS: Api = (19, 2);
+const OFFSET_FOR_LEADER_EPOCH: Api = (23, 2);
+const ACKS_ALL: i16 = -1;
 /// No answer that we ask for is longer.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// Base offset and length: what stands in front of the part that the length counts.
@@ -120,7 +130,7 @@ impl Connection {
         let mut body = Body::default();
         body.int32(ALL_TOPICS);
         body.int8(0); // create no topics
-        let answer = self.request(API_METADATA, 7, &body)?;
+        let answer = self.request(METADATA, &body)?;
         decode_metadata(&answer)
     }
 
@@ -132,12 +142,10 @@ impl Connection {
     pub fn coordinator(&mut self, group: &str) -> Result<i32, WireError> {
         let mut body = Body::default();
         body.string(group);
-        let answer = self.request(API_FIND_COORDINATOR, 0, &body)?;
+        let answer = self.request(FIND_COORDINATOR, &body)?;
         let mut answer = Answer(&answer);
-        match answer.int16()? {
-            0 => answer.int32(),
-            code => Err(WireError::Code(code)),
-        }
+        answer.succeeds()?;
+        answer.int32()
     }
 
     /// One partition from `offset` on, from this node whether it leads or follows. Does not wait for data.
@@ -154,21 +162,135 @@ impl Connection {
         body.int8(0); // isolation level: read uncommitted
         body.int32(0); // session id and epoch: none
         body.int32(-1);
-        body.int32(1);
-        body.string(&at.topic);
-        body.int32(1);
-        body.int32(at.partition);
+        body.one_partition(at);
         body.int32(-1); // leader epoch: any
         body.int64(offset);
         body.int64(-1); // log start: followers only
         body.int32(bytes_max);
         body.int32(0); // forgotten topics
         body.string(""); // rack
-        let answer = self.request(API_FETCH, 11, &body)?;
+        let answer = self.request(FETCH, &body)?;
         decode_fetch(&answer)
     }
 
-    fn request(&mut self, key: i16, version: i16, body: &Body) -> Result<Vec<u8>, WireError> {
+    /// One record with acks=all. Returns its offset.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`].
+    pub fn produce(&mut self, at: &TopicPartition, value: &[u8], within: Duration) -> Result<i64, WireError> {
+        let mut body = Body::default();
+        body.int16(-1); // transactional id: none
+        body.int16(ACKS_ALL);
+        body.int32(millis(within));
+        body.one_partition(at);
+        body.bytes(&batch_of_one(value));
+        let answer = self.request(PRODUCE, &body)?;
+        let mut answer = Answer(&answer);
+        answer.one_partition()?;
+        answer.succeeds()?;
+        answer.int64()
+    }
+
+    /// CreateTopics, for one.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`].
+    pub fn create_topic(
+        &mut self,
+        topic: &str,
+        partitions: i32,
+        replication: i32,
+        within: Duration,
+    ) -> Result<(), WireError> {
+        let mut body = Body::default();
+        body.int32(1);
+        body.string(topic);
+        body.int32(partitions);
+        body.int16(i16::try_from(replication).expect("a cluster has few nodes"));
+        body.int32(0); // assignments
+        body.int32(0); // configurations
+        body.int32(millis(within));
+        body.int8(0); // not only to validate
+        let answer = self.request(CREATE_TOPICS, &body)?;
+        let mut answer = Answer(&answer);
+        answer.int32()?; // throttled for
+        answer.one()?;
+        answer.string()?;
+        answer.succeeds()
+    }
+
+    /// The first offset of a partition whose timestamp is not before the given one, if there is any.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`].
+    pub fn offset_at(&mut self, at: &TopicPartition, timestamp_ms: i64) -> Result<Option<i64>, WireError> {
+        let mut body = Body::default();
+        body.int32(-1); // replica id: a consumer
+        body.int8(0); // isolation level: read uncommitted
+        body.one_partition(at);
+        body.int64(timestamp_ms);
+        let answer = self.request(LIST_OFFSETS, &body)?;
+        let mut answer = Answer(&answer);
+        answer.int32()?; // throttled for
+        answer.one_partition()?;
+        answer.succeeds()?;
+        answer.int64()?; // its timestamp
+        Ok(Some(answer.int64()?).filter(|&offset| offset >= 0))
+    }
+
+    /// Where a leader epoch ends.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`].
+    pub fn epoch_end(&mut self, at: &TopicPartition, epoch: i32) -> Result<i64, WireError> {
+        let mut body = Body::default();
+        body.one_partition(at);
+        body.int32(-1); // current leader epoch: any
+        body.int32(epoch);
+        let answer = self.request(OFFSET_FOR_LEADER_EPOCH, &body)?;
+        let mut answer = Answer(&answer);
+        answer.int32()?; // throttled for
+        answer.one()?;
+        answer.string()?;
+        answer.one()?;
+        answer.succeeds()?;
+        answer.int32()?; // partition
+        answer.int32()?; // epoch
+        answer.int64()
+    }
+
+    /// Commits an offset as a member of a group.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`].
+    pub fn commit(
+        &mut self,
+        group: &str,
+        generation: i32,
+        member: &str,
+        at: &TopicPartition,
+        offset: i64,
+    ) -> Result<(), WireError> {
+        let mut body = Body::default();
+        body.string(group);
+        body.int32(generation);
+        body.string(member);
+        body.int64(-1); // kept for as long as the broker likes
+        body.one_partition(at);
+        body.int64(offset);
+        body.string(""); // metadata
+        let answer = self.request(OFFSET_COMMIT, &body)?;
+        let mut answer = Answer(&answer);
+        answer.one_partition()?;
+        answer.succeeds()
+    }
+
+    fn request(&mut self, (key, version): Api, body: &Body) -> Result<Vec<u8>, WireError> {
         self.correlation_id = self.correlation_id.wrapping_add(1);
         let mut head = Body::default();
         head.int16(key);
@@ -249,22 +371,10 @@ fn decode_metadata(answer: &[u8]) -> Result<ClusterView, WireError> {
 fn decode_fetch(answer: &[u8]) -> Result<Fetched, WireError> {
     let mut answer = Answer(answer);
     answer.int32()?; // throttled for
-    match answer.int16()? {
-        0 => answer.int32()?, // session id
-        code => return Err(WireError::Code(code)),
-    };
-    if answer.count()? != 1 {
-        return Err(WireError::Malformed("it has not the one topic"));
-    }
-    answer.string()?;
-    if answer.count()? != 1 {
-        return Err(WireError::Malformed("it has not the one partition"));
-    }
-    answer.int32()?; // partition
-    match answer.int16()? {
-        0 => {}
-        code => return Err(WireError::Code(code)),
-    }
+    answer.succeeds()?;
+    answer.int32()?; // session id
+    answer.one_partition()?;
+    answer.succeeds()?;
     let high_watermark = answer.int64()?;
     let last_stable = answer.int64()?;
     let log_start = answer.int64()?;
@@ -289,7 +399,7 @@ fn summarise(mut records: &[u8]) -> Result<Vec<BatchSummary>, WireError> {
             return Err(WireError::Malformed("a batch is shorter than its header"));
         }
         let Some((batch, rest)) = records.split_at_checked(length) else { break };
-        header.int32()?; // leader epoch
+        let leader_epoch = header.int32()?;
         if header.int8()? != 2 {
             return Err(WireError::Malformed("a batch is not of format 2"));
         }
@@ -299,10 +409,13 @@ fn summarise(mut records: &[u8]) -> Result<Vec<BatchSummary>, WireError> {
         }
         header.int16()?; // attributes
         let last_offset = base_offset + i64::from(header.int32()?);
-        header.take(16)?; // first and last timestamp
+        header.int64()?; // first timestamp
+        let timestamp_ms_max = header.int64()?;
         batches.push(BatchSummary {
             base_offset,
             last_offset,
+            leader_epoch,
+            timestamp_ms_max,
             bytes: length as u64,
             producer_id: header.int64()?,
             producer_epoch: header.int16()?,
@@ -312,6 +425,51 @@ fn summarise(mut records: &[u8]) -> Result<Vec<BatchSummary>, WireError> {
         records = rest;
     }
     Ok(batches)
+}
+
+/// A batch of one record, without key and headers, made now. Kafka, implementation/message-format.
+fn batch_of_one(value: &[u8]) -> Vec<u8> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+    let now_ms = i64::try_from(now.as_millis()).expect("it is not that late");
+    let mut record = vec![0, 0, 0]; // attributes, timestamp delta, offset delta
+    put_varint(&mut record, -1); // no key
+    put_varint(&mut record, value.len() as i64);
+    record.extend_from_slice(value);
+    record.push(0); // headers
+    let mut checked = Body::default();
+    checked.int16(0); // attributes
+    checked.int32(0); // last offset delta
+    checked.int64(now_ms);
+    checked.int64(now_ms);
+    checked.int64(-1); // producer id, epoch and sequence: none
+    checked.int16(-1);
+    checked.int32(-1);
+    checked.int32(1); // records
+    put_varint(&mut checked.0, record.len() as i64);
+    checked.0.extend_from_slice(&record);
+    let mut batch = Body::default();
+    batch.int64(0); // base offset
+    let length = checked.0.len() + BATCH_CHECKED_FROM - BATCH_PREFIX_BYTES;
+    batch.int32(i32::try_from(length).expect("our batches are short"));
+    batch.int32(-1); // leader epoch
+    batch.int8(2);
+    batch.int32(crc32c::crc32c(&checked.0).cast_signed());
+    batch.0.extend(checked.0);
+    batch.0
+}
+
+/// A number as records have them: zigzag, seven bits at a time.
+fn put_varint(bytes: &mut Vec<u8>, value: i64) {
+    let mut rest = (value << 1 ^ value >> 63).cast_unsigned();
+    while rest >= 0x80 {
+        bytes.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(rest as u8);
+}
+
+fn millis(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).expect("our time-outs are short")
 }
 
 /// A request's bytes.
@@ -333,6 +491,19 @@ impl Body {
 
     fn int64(&mut self, value: i64) {
         self.0.extend_from_slice(&value.to_be_bytes());
+    }
+
+    /// The heads of arrays of one topic and one partition.
+    fn one_partition(&mut self, at: &TopicPartition) {
+        self.int32(1);
+        self.string(&at.topic);
+        self.int32(1);
+        self.int32(at.partition);
+    }
+
+    fn bytes(&mut self, value: &[u8]) {
+        self.int32(i32::try_from(value.len()).expect("our requests are short"));
+        self.0.extend_from_slice(value);
     }
 
     fn string(&mut self, value: &str) {
@@ -375,6 +546,31 @@ impl<'a> Answer<'a> {
     /// Elements of an array; null counts as none. Nothing is reserved for them.
     fn count(&mut self) -> Result<u32, WireError> {
         Ok(u32::try_from(self.int32()?).unwrap_or(0))
+    }
+
+    /// The head of an array of one.
+    fn one(&mut self) -> Result<(), WireError> {
+        if self.count()? == 1 {
+            Ok(())
+        } else {
+            Err(WireError::Malformed("it is not about the one that was asked for"))
+        }
+    }
+
+    /// The heads of arrays of one topic and one partition.
+    fn one_partition(&mut self) -> Result<(), WireError> {
+        self.one()?;
+        self.string()?;
+        self.one()?;
+        self.int32().map(drop)
+    }
+
+    /// An error code that is none.
+    fn succeeds(&mut self) -> Result<(), WireError> {
+        match self.int16()? {
+            0 => Ok(()),
+            code => Err(WireError::Code(code)),
+        }
     }
 
     fn int32s(&mut self) -> Result<Vec<i32>, WireError> {
@@ -427,6 +623,17 @@ mod tests {
         for cut in first.len()..records.len() {
             assert_eq!(summarise(&records[..cut]).unwrap(), summaries[..1]);
         }
+    }
+
+    #[test]
+    fn a_batch_that_we_send_is_one_that_we_read() {
+        let batch = batch_of_one(&[7; 300]);
+        let [summary] = &summarise(&batch).unwrap()[..] else { panic!("one batch") };
+        assert_eq!((summary.base_offset, summary.last_offset, summary.bytes), (0, 0, batch.len() as u64));
+        assert_eq!((summary.producer_id, summary.producer_epoch, summary.base_sequence), (-1, -1, -1));
+        // Behind the header: length of the record, three zeros, no key, length of the value, headers.
+        let record = [[0xe4, 0x04].as_slice(), &[0, 0, 0, 1], &[0xd8, 0x04], &[7; 300], &[0]].concat();
+        assert_eq!(batch[BATCH_HEADER_BYTES..], record);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Invariant 9, as far as commits show it: where a group stands was committed by somebody and never goes back.
+//! Invariant 9: where a group stands was committed by a member and never goes back; in each generation a partition has
+//! one owner.
 
 use std::collections::HashMap;
 
@@ -41,11 +42,13 @@ struct Blur {
 pub struct Groups {
     offsets: HashMap<(String, TopicPartition), Offsets>,
     blurs: Vec<Blur>,
+    /// By group, generation and partition.
+    owners: HashMap<(String, i32, TopicPartition), String>,
 }
 
 impl Groups {
     /// Takes note of what a line says about groups.
-    pub fn absorb(&mut self, line: &Line, counts: &mut Counts) {
+    pub fn absorb(&mut self, line: &Line, findings: &mut Findings, counts: &mut Counts) {
         let (start_us, end_us) = (line.start_us, line.end_us);
         match &line.operation {
             Operation::Commit { group, at, offset } => {
@@ -58,10 +61,41 @@ impl Groups {
                 let read = Read { start_us, end_us, offset: *offset };
                 self.offsets.entry((group.clone(), at.clone())).or_default().reads.push(read);
             }
+            Operation::Assigned { group, generation, partitions } => {
+                counts.assignments += 1;
+                for at in partitions {
+                    self.on_owner(group, *generation, at, &line.process, findings);
+                }
+            }
+            Operation::ForeignCommit { group } => {
+                counts.foreign_commits += 1;
+                if line.outcome == Outcome::Ok {
+                    findings.add(Invariant::GroupOffsets, || {
+                        format!("{group} at {} s: a commit by no member was taken", end_us / 1_000_000)
+                    });
+                }
+            }
             Operation::Fault { leaves_behind: true, .. } => {
                 self.blurs.push(Blur { start_us, end_us: end_us + LEARNING_US });
             }
             _ => {}
+        }
+    }
+
+    fn on_owner(
+        &mut self,
+        group: &str,
+        generation: i32,
+        at: &TopicPartition,
+        process: &str,
+        findings: &mut Findings,
+    ) {
+        let key = (group.to_owned(), generation, at.clone());
+        let owner = self.owners.entry(key).or_insert_with(|| process.to_owned());
+        if owner != process {
+            findings.add(Invariant::OneOwner, || {
+                format!("{group}, generation {generation}: {at} is {owner}'s and {process}'s")
+            });
         }
     }
 

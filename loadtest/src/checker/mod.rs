@@ -4,6 +4,8 @@
 //! a plain producer, a write that timed out and happened all the same, a follower that lags.
 
 mod groups;
+mod latency;
+mod lookups;
 mod outage;
 mod readers;
 mod records;
@@ -15,12 +17,16 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
 
-use self::{groups::Groups, outage::Outages, readers::Readers, records::Records, replicas::Replicas};
+use self::{
+    groups::Groups, latency::Latencies, lookups::LookUps, outage::Outages, readers::Readers,
+    records::Records, replicas::Replicas,
+};
 use crate::{
     error::LoadtestError,
     history::{Line, Operation, Outcome, RunFacts},
 };
 
+pub use self::latency::Quantiles;
 pub use self::outage::FaultReport;
 
 /// What must hold.
@@ -42,8 +48,12 @@ pub enum Invariant {
     MonotonePoll,
     /// One producer's acknowledged records to one partition stand in order.
     MonotoneSend,
-    /// A group's committed offset never goes back and was committed by somebody.
+    /// A group's committed offset never goes back and was committed by somebody, who was a member.
     GroupOffsets,
+    /// A partition has one owner in each generation of a group.
+    OneOwner,
+    /// A look-up by time skips no record; an epoch ends where the next begins.
+    LookUps,
     /// Watermarks of a replica only grow while its process lives, in their order, and never beyond what is there.
     Watermarks,
     /// Replicas have the same bytes.
@@ -52,15 +62,19 @@ pub enum Invariant {
     Metadata,
     /// Writes resume in time after a fault.
     BoundedOutage,
+    /// Where it is bounded, the p99 of acknowledgements stays within so many times that of quiet times.
+    Slowdown,
     /// Where none may, no producer sees an error.
     ProducerError,
+    /// A topic can be produced to as soon as CreateTopics has answered, without an error that passes.
+    FreshTopic,
     /// No broker ends by itself.
     Crash,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Invariant; 14] = [
+    pub const ALL: [Invariant; 18] = [
         Invariant::LostWrite,
         Invariant::Unseen,
         Invariant::Duplicate,
@@ -69,11 +83,15 @@ impl Invariant {
         Invariant::MonotonePoll,
         Invariant::MonotoneSend,
         Invariant::GroupOffsets,
+        Invariant::OneOwner,
+        Invariant::LookUps,
         Invariant::Watermarks,
         Invariant::Replicas,
         Invariant::Metadata,
         Invariant::BoundedOutage,
+        Invariant::Slowdown,
         Invariant::ProducerError,
+        Invariant::FreshTopic,
         Invariant::Crash,
     ];
 }
@@ -89,11 +107,15 @@ impl fmt::Display for Invariant {
             Invariant::MonotonePoll => "monotone poll",
             Invariant::MonotoneSend => "monotone send",
             Invariant::GroupOffsets => "group offsets",
+            Invariant::OneOwner => "one owner",
+            Invariant::LookUps => "time and epoch look-ups",
             Invariant::Watermarks => "watermarks",
             Invariant::Replicas => "replicas",
             Invariant::Metadata => "metadata",
             Invariant::BoundedOutage => "bounded outage",
+            Invariant::Slowdown => "slowdown",
             Invariant::ProducerError => "producer error",
+            Invariant::FreshTopic => "fresh topic",
             Invariant::Crash => "crash",
         })
     }
@@ -149,6 +171,8 @@ pub struct Judgement {
     pub findings: BTreeMap<Invariant, Finding>,
     /// Each fault and how long writes stood still for it.
     pub faults: Vec<FaultReport>,
+    /// From send to acknowledgement, in quiet times.
+    pub quiet: Quantiles,
     /// How much was checked.
     pub counts: Counts,
 }
@@ -174,6 +198,17 @@ pub struct Counts {
     pub replicas_read: u64,
     /// Batches compared between replicas.
     pub batches: u64,
+    /// What members were given by rebalances.
+    pub assignments: u64,
+    /// Attempts of somebody who is no member to commit.
+    pub foreign_commits: u64,
+    /// Answers to look-ups by time and epoch.
+    pub look_ups: u64,
+    /// Topics that were produced to as soon as they were made.
+    pub fresh_topics: u64,
+    /// Those of them whose leaders the node that was asked did not know at once, and the longest that this took.
+    pub fresh_topics_asked_again: u64,
+    pub fresh_topics_known_us_max: u64,
 }
 
 /// Judges a history, line by line.
@@ -199,6 +234,8 @@ struct Checker {
     groups: Groups,
     replicas: Replicas,
     outages: Outages,
+    latencies: Latencies,
+    look_ups: LookUps,
     topics_acknowledged: Vec<String>,
     topics_found: Option<Vec<String>>,
     is_ended: bool,
@@ -209,9 +246,11 @@ impl Checker {
         self.counts.lines += 1;
         self.records.absorb(&line, &mut self.findings, &mut self.counts);
         self.readers.absorb(&line, &mut self.findings);
-        self.groups.absorb(&line, &mut self.counts);
+        self.groups.absorb(&line, &mut self.findings, &mut self.counts);
         self.replicas.absorb(&line, &mut self.findings, &mut self.counts);
         self.outages.absorb(&line);
+        self.latencies.absorb(&line);
+        self.look_ups.absorb(&line, &mut self.counts);
         self.absorb_run(line);
     }
 
@@ -239,6 +278,16 @@ impl Checker {
             Operation::CreateTopic { topic, .. } if line.outcome == Outcome::Ok => {
                 self.topics_acknowledged.push(topic);
             }
+            Operation::FreshTopic { topic, made_by, asked, known_us, errors } => {
+                self.counts.fresh_topics += 1;
+                self.counts.fresh_topics_asked_again += u64::from(known_us > 0);
+                self.counts.fresh_topics_known_us_max = self.counts.fresh_topics_known_us_max.max(known_us);
+                for error in errors {
+                    self.findings.add(Invariant::FreshTopic, || {
+                        format!("{topic}, made by node {made_by}, node {asked} asked: {error}")
+                    });
+                }
+            }
             Operation::Topics { topics } => self.topics_found = Some(topics),
             Operation::Crash { node } => self.findings.add(Invariant::Crash, || {
                 format!("node {node} at {} s: {}", line.end_us / 1_000_000, line.error.unwrap_or_default())
@@ -253,7 +302,9 @@ impl Checker {
         self.readers.conclude(&self.records, &mut self.findings);
         self.groups.conclude(&mut self.findings);
         self.replicas.conclude(&self.records, self.is_ended, &mut self.findings);
-        let faults = self.outages.conclude(self.run.as_ref(), &mut self.findings);
+        self.look_ups.conclude(&self.replicas, &mut self.findings);
+        self.latencies.sort();
+        let faults = self.outages.conclude(self.run.as_ref(), &self.latencies, &mut self.findings);
         if let Some(found) = &self.topics_found {
             for topic in self.topics_acknowledged.iter().filter(|topic| !found.contains(topic)) {
                 self.findings.add(Invariant::Metadata, || format!("topic {topic} is lost"));
@@ -265,6 +316,7 @@ impl Checker {
             (true, true) => Verdict::Pass,
             (true, false) => Verdict::Unknown,
         };
-        Judgement { verdict, run: self.run, findings: self.findings.0, faults, counts: self.counts }
+        let quiet = self.latencies.quiet();
+        Judgement { verdict, run: self.run, findings: self.findings.0, faults, quiet, counts: self.counts }
     }
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Findings, Invariant};
+use super::{
+    Findings, Invariant,
+    latency::{self, Latencies, Quantiles},
+};
 use crate::history::{Line, Operation, Outcome, RunFacts};
 
 #[derive(Clone, Debug)]
@@ -13,6 +16,7 @@ struct Fault {
     start_us: u64,
     end_us: u64,
     is_writable: bool,
+    slowdown_max: Option<f64>,
 }
 
 /// A fault and what it did to writes.
@@ -30,6 +34,8 @@ pub struct FaultReport {
     pub longest_gap_us: u64,
     /// The longest time from the healing to a partition's next acknowledgement.
     pub resumed_after_us: u64,
+    /// From send to acknowledgement, of what was acknowledged while it lasted.
+    pub latency: Quantiles,
 }
 
 /// Acknowledgements and faults.
@@ -56,19 +62,26 @@ impl Outages {
             {
                 self.acknowledged_us.entry(at.partition).or_default().push(line.end_us);
             }
-            Operation::Fault { fault, is_writable, .. } => self.faults.push(Fault {
+            Operation::Fault { fault, is_writable, slowdown_max, .. } => self.faults.push(Fault {
                 text: fault.clone(),
                 start_us: line.start_us,
                 end_us: line.end_us,
                 is_writable: *is_writable,
+                slowdown_max: *slowdown_max,
             }),
             Operation::Load => self.load_end_us = Some(line.end_us),
             _ => {}
         }
     }
 
-    /// Measures each fault, and judges it by the limit of the run.
-    pub fn conclude(&mut self, run: Option<&RunFacts>, findings: &mut Findings) -> Vec<FaultReport> {
+    /// Measures each fault, and judges it by the limits of the run and its own.
+    pub fn conclude(
+        &mut self,
+        run: Option<&RunFacts>,
+        latencies: &Latencies,
+        findings: &mut Findings,
+    ) -> Vec<FaultReport> {
+        let quiet = latencies.quiet();
         for times in self.acknowledged_us.values_mut() {
             times.sort_unstable();
         }
@@ -78,7 +91,10 @@ impl Outages {
             let next_us = self.faults.get(index + 1).map(|next| next.start_us);
             // Without an end of the load there is nothing to measure behind the last acknowledgement.
             let until_us = next_us.or(self.load_end_us).unwrap_or(fault.end_us).max(fault.end_us);
-            let report = self.measure(fault, until_us);
+            let report = self.measure(fault, until_us, latencies);
+            if let Some(slowdown_max) = fault.slowdown_max {
+                latency::judge(&report.fault, report.latency, quiet, slowdown_max, findings);
+            }
             if let Some(run) = run {
                 judge(&report, run, findings);
             }
@@ -87,7 +103,7 @@ impl Outages {
         reports
     }
 
-    fn measure(&self, fault: &Fault, until_us: u64) -> FaultReport {
+    fn measure(&self, fault: &Fault, until_us: u64, latencies: &Latencies) -> FaultReport {
         let longest = |from_us| {
             self.acknowledged_us
                 .values()
@@ -109,6 +125,7 @@ impl Outages {
             is_writable: fault.is_writable,
             longest_gap_us: longest(fault.start_us),
             resumed_after_us: first_after(fault.end_us),
+            latency: latencies.within(fault.start_us, fault.end_us),
         }
     }
 }

@@ -81,6 +81,12 @@ impl Replicas {
         }
     }
 
+    /// The batches of a replica that was read to its end, if there is one.
+    pub fn complete(&self, at: &TopicPartition) -> Option<&[BatchSummary]> {
+        let replica = self.read.get(at)?.values().find(|replica| replica.complete.is_some())?;
+        Some(&replica.batches)
+    }
+
     fn replica(&mut self, at: &TopicPartition, node: i32) -> &mut Replica {
         self.read.entry(at.clone()).or_default().entry(node).or_default()
     }

@@ -62,8 +62,22 @@ fn good() -> Vec<Line> {
         nodes: vec![1],
         is_writable: true,
         leaves_behind: false,
+        slowdown_max: Some(3.0),
     };
     lines.push(line("faults", FAULT_START_US, FAULT_START_US + SECOND_US, fault));
+    lines.push(line("faults", 5 * SECOND_US, 15 * SECOND_US, Operation::Quiet));
+    let partitions = (0..2).map(at).collect();
+    lines.push(line(
+        "member",
+        0,
+        0,
+        Operation::Assigned { group: GROUP.to_owned(), generation: 1, partitions },
+    ));
+    let foreign = Operation::ForeignCommit { group: GROUP.to_owned() };
+    lines.push(Line { outcome: Outcome::Info, ..line("watcher", 0, SECOND_US, foreign) });
+    let (topic, errors) = ("load".to_owned(), Vec::new());
+    let fresh = Operation::FreshTopic { topic, made_by: 1, asked: 2, known_us: 900, errors };
+    lines.push(line("fresh", 0, SECOND_US, fresh));
     lines.push(line("run", 0, RECORDS as u64 * SECOND_US, Operation::Load));
     lines.extend(read_back());
     lines.push(line("run", 0, 50 * SECOND_US, Operation::End));
@@ -114,6 +128,9 @@ fn read_back() -> Vec<Line> {
             let batch = |base_offset| BatchSummary {
                 base_offset,
                 last_offset: base_offset + 3,
+                // Epoch 2 begins at offset 20.
+                leader_epoch: if base_offset < 20 { 1 } else { 2 },
+                timestamp_ms_max: base_offset * 10,
                 bytes: 300,
                 producer_id: 9,
                 producer_epoch: 0,
@@ -123,6 +140,12 @@ fn read_back() -> Vec<Line> {
             let batches = (0..RECORDS / 4).map(|number| batch(number * 4)).collect();
             add(Operation::Replica { node, at: at(), batches });
             add(Operation::ReplicaRead { node, at: at(), log_start: 0, end: RECORDS });
+        }
+        for (timestamp_ms, offset) in [(0, Some(0)), (41, Some(9)), (80, Some(8)), (361, None)] {
+            add(Operation::TimeLookUp { at: at(), timestamp_ms, offset });
+        }
+        for (epoch, offset) in [(0, 0), (1, 20), (2, RECORDS)] {
+            add(Operation::EpochLookUp { at: at(), epoch, offset });
         }
     }
     lines
@@ -185,6 +208,29 @@ fn on_marks(lines: &mut [Line], end: i64, mut edit: impl FnMut(&mut Operation)) 
             edit(&mut line.operation);
         }
         is_it
+    });
+}
+
+/// What the leader of partition 0 found for a time, or where it says that an epoch ends.
+fn on_look_up(lines: &mut [Line], wanted: i64, answer: Option<i64>) {
+    change(lines, |line| match &mut line.operation {
+        Operation::TimeLookUp { at, timestamp_ms, offset }
+            if at.partition == 0 && *timestamp_ms == wanted =>
+        {
+            *offset = answer;
+            true
+        }
+        _ => false,
+    });
+}
+
+fn on_epoch(lines: &mut [Line], wanted: i32, answer: i64) {
+    change(lines, |line| match &mut line.operation {
+        Operation::EpochLookUp { at, epoch, offset } if at.partition == 0 && *epoch == wanted => {
+            *offset = answer;
+            true
+        }
+        _ => false,
     });
 }
 
@@ -363,6 +409,24 @@ const ANOMALIES: &[Mutation] = &[
             is_it
         });
     }),
+    ("somebody who is no member commits", Invariant::GroupOffsets, |lines| {
+        change(lines, |line| {
+            let is_it = matches!(line.operation, Operation::ForeignCommit { .. });
+            line.outcome = if is_it { Outcome::Ok } else { line.outcome };
+            is_it
+        });
+    }),
+    ("a partition has two owners", Invariant::OneOwner, |lines| {
+        let partitions = vec![at(1)];
+        let assigned = Operation::Assigned { group: GROUP.to_owned(), generation: 1, partitions };
+        insert_before_end(lines, line("another member", 0, SECOND_US, assigned));
+    }),
+    ("a look-up by time skips a record", Invariant::LookUps, |lines| on_look_up(lines, 41, Some(12))),
+    ("a look-up by time is too early", Invariant::LookUps, |lines| on_look_up(lines, 80, Some(7))),
+    ("a look-up by time finds nothing", Invariant::LookUps, |lines| on_look_up(lines, 41, None)),
+    ("a look-up finds what is not there", Invariant::LookUps, |lines| on_look_up(lines, 361, Some(39))),
+    ("an epoch is said to end too late", Invariant::LookUps, |lines| on_epoch(lines, 1, 24)),
+    ("the last epoch is said to end before the end", Invariant::LookUps, |lines| on_epoch(lines, 2, 36)),
     ("a high watermark goes back", Invariant::Watermarks, |lines| {
         on_marks(lines, 22, |marks| {
             if let Operation::Watermarks { last_stable, high_watermark, .. } = marks {
@@ -421,6 +485,18 @@ const ANOMALIES: &[Mutation] = &[
     ("writes never resume", Invariant::BoundedOutage, |lines| silence(lines, 20..RECORDS)),
     ("a producer has no answer in the end", Invariant::BoundedOutage, |lines| {
         insert_before_end(lines, line("plain", 0, SECOND_US, Operation::Flush { left: 1 }));
+    }),
+    ("acknowledgements take too long while they may not", Invariant::Slowdown, |lines| {
+        on_send(lines, 20, |line| line.start_us -= 3 * SECOND_US);
+    }),
+    ("a fresh topic has an error that passes", Invariant::FreshTopic, |lines| {
+        change(lines, |line| match &mut line.operation {
+            Operation::FreshTopic { errors, .. } => {
+                errors.push("error code 6".to_owned());
+                true
+            }
+            _ => false,
+        });
     }),
     ("a producer sees an error where none may", Invariant::ProducerError, |lines| {
         silence(lines, 3..4);
@@ -494,6 +570,11 @@ const ALLOWED: &[Harmless] = &[
             is_it
         });
         on_committed(lines, 20, Some(12));
+    }),
+    ("a partition changes its owner with the generation", |lines| {
+        let partitions = vec![at(1)];
+        let assigned = Operation::Assigned { group: GROUP.to_owned(), generation: 2, partitions };
+        insert_before_end(lines, line("another member", 0, SECOND_US, assigned));
     }),
     ("a coordinator that was left behind answers from memory", |lines| {
         change(lines, |line| match &mut line.operation {

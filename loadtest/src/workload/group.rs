@@ -10,7 +10,7 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, Message, Offset, TopicPartitionList,
+    ClientContext, Message, Offset, TopicPartitionList, bindings,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
 };
 
@@ -20,8 +20,10 @@ use super::{
     reader::{Collector, poll_line},
 };
 use crate::{
+    cluster::ANSWER_TIMEOUT,
     error::LoadtestError,
     history::{Operation, Outcome, TopicPartition},
+    wire::Connection,
 };
 
 /// The group's name.
@@ -32,16 +34,44 @@ const COMMIT_PAUSE: Duration = Duration::from_millis(500);
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Counts the rebalances of a member.
-#[derive(Debug, Default)]
-struct Rebalances(AtomicU64);
+/// Counts the rebalances of a member, and writes down what they give it.
+#[derive(Debug)]
+struct Rebalances {
+    count: AtomicU64,
+    shared: Arc<Shared>,
+    name: String,
+}
 
 impl ClientContext for Rebalances {}
 
 impl ConsumerContext for Rebalances {
-    fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, _rebalance: &Rebalance<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        if let (Rebalance::Assign(list), Some(generation)) = (rebalance, generation(consumer)) {
+            let elements = list.elements();
+            let partitions =
+                elements.iter().map(|element| TopicPartition::new(element.topic(), element.partition()));
+            let operation =
+                Operation::Assigned { group: GROUP.to_owned(), generation, partitions: partitions.collect() };
+            self.shared.recorder.ok(&self.name, self.shared.recorder.clock.now_us(), operation);
+        }
     }
+}
+
+/// The how manieth generation of its group a member is in; none when it is in none.
+fn generation(consumer: &BaseConsumer<Rebalances>) -> Option<i32> {
+    // SAFETY: the client lives as long as `consumer`. What is returned is ours, is read while it is there, and is
+    // destroyed once.
+    let generation = unsafe {
+        let metadata = bindings::rd_kafka_consumer_group_metadata(consumer.client().native_ptr());
+        if metadata.is_null() {
+            return None;
+        }
+        let generation = bindings::rd_kafka_consumer_group_metadata_generation_id(metadata);
+        bindings::rd_kafka_consumer_group_metadata_destroy(metadata);
+        generation
+    };
+    Some(generation).filter(|&generation| generation >= 0)
 }
 
 /// A member that leaves and comes back until the run stops.
@@ -56,7 +86,11 @@ pub fn run_member(shared: &Arc<Shared>, name: &str, number: u64) -> Result<(), L
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "1000")
             .set("fetch.error.backoff.ms", "20")
-            .create_with_context(Rebalances::default())
+            .create_with_context(Rebalances {
+                count: AtomicU64::new(0),
+                shared: Arc::clone(shared),
+                name: name.to_owned(),
+            })
             .map_err(client_error("creating a group member"))?;
         consumer.subscribe(&[&shared.plan.topic]).map_err(client_error("subscribing"))?;
         let stay = Duration::from_secs(chance.u64(STAY_SECONDS));
@@ -71,7 +105,7 @@ fn member_session(
     consumer: &BaseConsumer<Rebalances>,
     until: Instant,
 ) -> Result<(), LoadtestError> {
-    let rebalances = || consumer.client().context().0.load(Ordering::Relaxed);
+    let rebalances = || consumer.client().context().count.load(Ordering::Relaxed);
     let mut collector = Collector::new(&shared.recorder, name);
     let mut positions: BTreeMap<TopicPartition, i64> = BTreeMap::new();
     let mut seen_rebalances = rebalances();
@@ -127,9 +161,29 @@ pub fn run_watcher(shared: &Arc<Shared>) -> Result<(), LoadtestError> {
     while !shared.is_stopping() {
         // An answer that does not come shows in the history's other lines.
         record_committed(shared, "group-offsets")?;
+        commit_as_nobody(shared, "group-offsets");
         wait(shared, WATCH_PAUSE);
     }
     Ok(())
+}
+
+/// Somebody who is no member, of a generation that is over, tries to set the group back.
+fn commit_as_nobody(shared: &Shared, process: &str) {
+    const MEMBER: &str = "nobody";
+    const GENERATION: i32 = 1;
+    let Some(coordinator) = shared.directory.nodes().find_map(|(_, address)| {
+        Connection::open(address, ANSWER_TIMEOUT)
+            .and_then(|mut connection| connection.coordinator(GROUP))
+            .ok()
+    }) else {
+        return;
+    };
+    let Some(address) = shared.directory.address(coordinator) else { return };
+    let at = TopicPartition::new(&shared.plan.topic, 0);
+    let start_us = shared.recorder.clock.now_us();
+    let answer = Connection::open(address, ANSWER_TIMEOUT)
+        .and_then(|mut connection| connection.commit(GROUP, GENERATION, MEMBER, &at, 0));
+    shared.recorder.answer(process, start_us, answer, Operation::ForeignCommit { group: GROUP.to_owned() });
 }
 
 /// Asks once and writes the answer down; false when there was none.

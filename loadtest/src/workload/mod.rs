@@ -2,6 +2,8 @@
 //! of replicas. They go on through every fault and write down what they did and saw.
 
 mod admin;
+mod bulk;
+mod fresh;
 mod group;
 mod observer;
 mod producer;
@@ -27,6 +29,8 @@ use crate::{
 };
 
 pub use self::admin::create_topic;
+pub use self::bulk::Bulk;
+pub use self::fresh::produce_to_fresh_topics;
 pub use self::group::{GROUP, record_committed};
 pub use self::reader::Collector;
 
@@ -42,6 +46,7 @@ pub struct Shared {
     /// When each partition of the load topic last acknowledged a record, in microseconds of the run's clock.
     last_acknowledged_us: Vec<AtomicU64>,
     acknowledged: AtomicU64,
+    bulks: AtomicU64,
     is_stopping: AtomicBool,
 }
 
@@ -72,6 +77,7 @@ impl Shared {
             plan,
             last_acknowledged_us,
             acknowledged: AtomicU64::new(0),
+            bulks: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
         }
     }
@@ -89,6 +95,11 @@ impl Shared {
     /// The partitions of the load topic.
     pub fn load_partitions(&self) -> impl Iterator<Item = TopicPartition> + '_ {
         (0..self.plan.partitions).map(|partition| TopicPartition::new(&self.plan.topic, partition))
+    }
+
+    /// A number for each producer of much.
+    fn next_bulk(&self) -> u64 {
+        self.bulks.fetch_add(1, Ordering::Relaxed)
     }
 
     fn on_acknowledged(&self, at: &TopicPartition) {

@@ -1,4 +1,6 @@
-//! Frames between two nodes: the body's length and its CRC-32, both little-endian, then the body.
+//! Frames between two nodes: the body's length, its CRC-32, the CRC-32 of these eight bytes, all little-endian, then the
+//! body. A wrong length must not be believed: on a quiet connection its receiver would wait for the rest for hours, deaf to
+//! what follows.
 
 use std::mem::MaybeUninit;
 
@@ -7,7 +9,8 @@ use types::limits::PEER_FRAME_BYTES_MAX;
 
 use crate::frame::FrameAssembler;
 
-const HEADER_BYTES: usize = 8;
+const CHECKED_HEADER_BYTES: usize = 8;
+const HEADER_BYTES: usize = CHECKED_HEADER_BYTES + 4;
 
 // The assembler of bodies counts in 32 bits with a sign.
 const _: () = assert!(PEER_FRAME_BYTES_MAX <= i32::MAX as usize);
@@ -17,6 +20,8 @@ const _: () = assert!(PEER_FRAME_BYTES_MAX <= i32::MAX as usize);
 pub(crate) enum PeerFrameError {
     #[error("a frame claims {claimed} bytes; at most {PEER_FRAME_BYTES_MAX} are allowed")]
     Length { claimed: u32 },
+    #[error("the header of a frame does not match its checksum")]
+    Header,
     #[error("a frame of {bytes} bytes does not match its checksum")]
     Checksum { bytes: usize },
 }
@@ -32,7 +37,9 @@ pub(crate) fn frame_header(body: &[Bytes]) -> Bytes {
     let length = u32::try_from(length).expect("the bound fits");
     let mut header = [0; HEADER_BYTES];
     header[..4].copy_from_slice(&length.to_le_bytes());
-    header[4..].copy_from_slice(&checksum.finalize().to_le_bytes());
+    header[4..8].copy_from_slice(&checksum.finalize().to_le_bytes());
+    let checksum = crc32fast::hash(&header[..CHECKED_HEADER_BYTES]);
+    header[CHECKED_HEADER_BYTES..].copy_from_slice(&checksum.to_le_bytes());
     Bytes::copy_from_slice(&header)
 }
 
@@ -62,6 +69,10 @@ impl PeerFrames {
             *input = rest;
             if self.header_bytes < HEADER_BYTES {
                 return Ok(None);
+            }
+            if crc32fast::hash(&self.header[..CHECKED_HEADER_BYTES]) != self.header_word(CHECKED_HEADER_BYTES)
+            {
+                return Err(PeerFrameError::Header);
             }
             let claimed = self.header_word(0);
             if claimed as usize > PEER_FRAME_BYTES_MAX {
@@ -170,13 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn any_flipped_bit_is_noticed_or_waits_for_more() {
+    fn any_flipped_bit_is_noticed_before_the_frame_ends() {
         let wire = encode(&[patterned(9)]);
         for bit in 0..8 * wire.len() {
             let mut flipped = wire.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             let taken = PeerFrames::new().take(&mut flipped.as_slice());
-            assert!(!matches!(taken, Ok(Some(_))), "bit {bit}: {taken:?}");
+            assert!(taken.is_err(), "bit {bit}: {taken:?}");
         }
     }
 
@@ -186,6 +197,7 @@ mod tests {
             let mut frames = PeerFrames::new();
             let mut wire = claimed.to_le_bytes().to_vec();
             wire.extend([0; 4]);
+            wire.extend(crc32fast::hash(&wire).to_le_bytes());
             assert_eq!(frames.take(&mut wire.as_slice()), Err(PeerFrameError::Length { claimed }));
             assert_eq!(frames.body.allocated_bytes(), 0);
         }

@@ -15,7 +15,7 @@ use types::{DirectoryId, NodeId, ShardId};
 use crate::peer_identity::{Identity, OtherDirectory};
 
 const MAGIC: [u8; 8] = *b"CHRONIK\0";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// What comes before all that may differ between versions: magic and version.
 const PREFIX_BYTES: usize = 10;
