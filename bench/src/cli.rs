@@ -507,7 +507,21 @@ mod tests {
             latency --bootstrap a:1 --topic-config retention
               --topic-config retention is not KEY=VALUE
             latency --bootstrap a:1 --duration NaN
-              --duration is above 0, --warm-up at least 0"#]]
+              --duration is above 0, --warm-up at least 0
+            produce --bootstrap a:1 --rate 5 --consumers 1 --record-size 10
+              --record-size is at least 16 with --consumers: records carry their time
+            produce --bootstrap a:1 --rate 5 --consumers 1 --acks 0
+              --consumers read what was acknowledged: --acks is all or 1
+            sweep --bootstrap a:1 --over partitions --values 1,x --rate 5
+              --values: x is not a value of --over
+            sweep --bootstrap a:1 --over keys --values maybe --rate 5
+              --values: maybe is not a value of --over
+            search --bootstrap a:1 --from 10 --to 5
+              --from is at most --to, --precision at least 0.001 and --p99-ms above 0
+            idle --bootstrap a:1
+              idle needs the broker's --broker-pid
+            compare a.json
+              error: the following required arguments were not provided:"#]]
         .assert_eq(&refusals.join("\n"));
     }
 

@@ -89,6 +89,17 @@ mod tests {
         let mut other = samples::run();
         other.name = "another".to_owned();
         second.runs.push(other);
-        expect![[r#""#]].assert_eq(&compare(&first, &second));
+        expect![[r#"
+                                          a <broker>          second     ratio
+            produce
+              records/s                     1000.000        2000.000      2.00
+              MB/s of batches                  0.170           0.170      1.00
+              p50 ms                           0.180           0.180      1.00
+              p99 ms                           0.540           0.540      1.00
+              p99.9 ms                         0.594           0.594      1.00
+              p50 × floor                      2.000           2.000      1.00
+              4 errors in the second
+            another: only in the second
+        "#]].assert_eq(&compare(&first, &second));
     }
 }

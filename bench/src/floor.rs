@@ -11,6 +11,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -291,7 +292,9 @@ struct DiskProbe {
 
 impl DiskProbe {
     fn new(directory: &Path) -> io::Result<DiskProbe> {
-        let path = directory.join(format!("chronik-bench-floor-{}", std::process::id()));
+        static PROBES: AtomicU64 = AtomicU64::new(0);
+        let number = PROBES.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("chronik-bench-floor-{}-{number}", std::process::id()));
         let created = Self::prepare(&path);
         if created.is_err() {
             let _ = fs::remove_file(&path);

@@ -146,6 +146,8 @@ pub struct ConsumePlan {
     pub partition_bytes_max: usize,
     /// Times that everything is read.
     pub passes: usize,
+    /// Whether another load runs at the same time, which then has the floor to itself.
+    pub is_beside_load: bool,
 }
 
 /// A time without load.

@@ -49,6 +49,8 @@ pub struct ProcessSample {
     pub rss_bytes: u64,
 }
 
+/// CPU time is counted in ticks of 10 ms: over a shorter time it says little.
+const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// Samples that are kept; when there are more, every second one goes.
 const SAMPLES_MAX: usize = 240;
 
@@ -76,7 +78,7 @@ impl Watch {
             begun: Instant::now(),
             before: Usage::default(),
             samples: Vec::new(),
-            interval: Duration::ZERO,
+            interval: SAMPLE_INTERVAL_MIN,
             rss_bytes: 0,
             rss_max_bytes: 0,
         };

@@ -76,6 +76,7 @@ pub fn measure(command: &Command, show: impl FnMut(&RunReport)) -> Result<Report
                 bytes_max: options.fetch_max_bytes.0,
                 partition_bytes_max: options.partition_max_bytes.0,
                 passes: options.passes,
+                is_beside_load: false,
             };
             let run =
                 harness.with_topics(&TopicPlan::new(common), |session| session.consume("consume", &plan))?;

@@ -246,7 +246,30 @@ mod tests {
     fn the_table_is_readable() {
         let mut report = samples::report();
         report.runs[0].errors.insert("Produce NOT_LEADER_OR_FOLLOWER".to_owned(), 3);
-        expect![[r#""#]].assert_eq(&render(&report));
+        expect![[r#"
+            produce: open load, latency from the scheduled time
+            cluster         127.0.0.1:9092, 100 partitions, Produce v12
+            rate            1000 records/s of 1000 records/s scheduled, 1000 requests/s over 10.00 s
+            throughput      0.1 MB/s of record values, 0.2 MB/s of batches
+            expired         4000 records
+            microseconds            p50        p90        p99      p99.9     p99.99        max      count
+            latency               180.0      360.0      540.0      594.0      660.0      720.0       1000
+              sent to answer      150.0      300.0      450.0      495.0      550.0      600.0       1000
+              due to sent          30.0       60.0       90.0       99.0      110.0      120.0       1000
+            floor at pace          90.0      180.0      270.0      297.0      330.0      360.0       1000
+              loopback             30.0       60.0       90.0       99.0      110.0      120.0       1000
+              write                60.0      120.0      180.0      198.0      220.0      240.0       1000
+            back to back           45.0       90.0      135.0      148.5      165.0      180.0       1000
+              loopback             15.0       30.0       45.0       49.5       55.0       60.0       1000
+              write                30.0       60.0       90.0       99.0      110.0      120.0       1000
+            floor           of a 250-byte request and a 4-KiB write; memcpy 9.5 GB/s, CRC-32C 7.2 GB/s
+            UNSTEADY FLOOR  it was 83.0 and 982.0 µs before and after: do not trust the ratio
+            ratio           p50 2.00 × floor, p99 2.00 × floor; from sent: p50 1.67 ×, p99 1.67 ×
+            client CPU      0.25 s user + 0.75 s system = 10.0 % of a core, 100.0 µs per request
+            broker CPU      1.00 s user + 2.00 s system = 30.00 % of a core, 12.50 s per GB
+            broker memory   50.0 MiB resident, at most 60.0; 40.0 MiB written; 30007 switches, 7 of them forced
+            ERROR           3 × Produce NOT_LEADER_OR_FOLLOWER
+        "#]].assert_eq(&render(&report));
     }
 
     #[test]
@@ -258,6 +281,12 @@ mod tests {
         report.runs.push(second);
         let run = Some("produce".to_owned());
         report.search = Some(SearchReport { p99_ms_max: 50.0, records_per_second: Some(1_000.0), run });
-        expect![[r#""#]].assert_eq(&render_overview(&report));
+        expect![[r#"
+
+            run        records/s       MB/s     p50 ms     p99 ms   p99.9 ms     max ms    e2e p99   CPU s/GB        MiB
+            produce         1000        0.2      0.180      0.540      0.594      0.720          -      12.50         60
+            rate 2000       1000        0.2      0.180      0.540      0.594      0.720          -          -          -
+            highest rate    1000 records/s with p99 within 50 ms
+        "#]].assert_eq(&render_overview(&report));
     }
 }

@@ -52,7 +52,12 @@ pub fn produce_frame(topic: &str, batch: &Bytes) -> BytesMut {
 
 /// The header of a request.
 pub fn header(key: ApiKey, api_version: i16) -> RequestHeader {
-    RequestHeader { api_key: key.wire(), api_version, correlation_id: 7, client_id: Some(kafka_string("client")) }
+    RequestHeader {
+        api_key: key.wire(),
+        api_version,
+        correlation_id: 7,
+        client_id: Some(kafka_string("client")),
+    }
 }
 
 /// A request without its length prefix, in an allocation of its own.
@@ -96,7 +101,9 @@ pub fn produce_response_encode() {
         ..Default::default()
     });
     for _ in 0..REPETITIONS {
-        measured(|| encode_response(PRODUCE_VERSION, 7, black_box(&response)).expect("the version has every field"));
+        measured(|| {
+            encode_response(PRODUCE_VERSION, 7, black_box(&response)).expect("the version has every field")
+        });
     }
 }
 
@@ -150,7 +157,8 @@ pub fn fetch_response_encode() {
     };
     for _ in 0..REPETITIONS {
         measured(|| {
-            encode_fetch_response(FETCH_VERSION, 7, black_box(&response)).expect("the version has every field")
+            encode_fetch_response(FETCH_VERSION, 7, black_box(&response))
+                .expect("the version has every field")
         });
     }
 }

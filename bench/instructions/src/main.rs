@@ -7,8 +7,8 @@
 use std::process::ExitCode;
 
 mod codec;
-mod storage;
 mod steps;
+mod storage;
 mod world;
 
 /// One case: it repeats its work [`REPETITIONS`] times.

@@ -18,7 +18,10 @@ use protocol::{
 use shard::{DiskAnswer, Effect, Event, PeerAddress, Registration, Shard, ShardConfig};
 use types::{ConnectionId, DirectoryId, NodeId, Now, ShardId, ShardLayout};
 
-use crate::{codec::{body_of, header}, measured};
+use crate::{
+    codec::{body_of, header},
+    measured,
+};
 
 const CREATE_TOPICS_VERSION: i16 = 7;
 const PRODUCE_VERSION: i16 = 12;
@@ -65,7 +68,8 @@ impl World {
         }
         for (node, effects) in begun.into_iter().enumerate() {
             effects.into_iter().for_each(|effect| world.carry_out(node, effect));
-            let connected = Event::Connected { connection: ConnectionId(1), client_host: "/127.0.0.1".to_owned() };
+            let connected =
+                Event::Connected { connection: ConnectionId(1), client_host: "/127.0.0.1".to_owned() };
             world.nodes[node].events.push_back(connected);
         }
         world.settle();
@@ -80,7 +84,8 @@ impl World {
             replication_factor: i16::try_from(self.nodes.len()).expect("a few nodes"),
             ..Default::default()
         };
-        let request = CreateTopicsRequestData { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+        let request =
+            CreateTopicsRequestData { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
         let request = Request::CreateTopics(request);
         let frame = encode_request(&header(ApiKey::CreateTopics, CREATE_TOPICS_VERSION), &request)
             .expect("the version has every field");
@@ -197,7 +202,9 @@ impl World {
             }
             Effect::WriteWal { number, .. } => feed(self, node, Event::WalFlushed { flush: number }),
             // Nothing is read back here.
-            Effect::Disk { token, .. } => feed(self, node, Event::Disk { token, result: Ok(DiskAnswer::Done) }),
+            Effect::Disk { token, .. } => {
+                feed(self, node, Event::Disk { token, result: Ok(DiskAnswer::Done) })
+            }
             Effect::SetReading { .. } | Effect::KnownDirectories { .. } | Effect::Joined { .. } => {}
             Effect::Warn(what) => eprintln!("node {}: {what}", node_id(node)),
             other @ (Effect::Close { .. }

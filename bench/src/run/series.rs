@@ -124,6 +124,7 @@ impl Harness<'_> {
             bytes_max: 8 << 20,
             partition_bytes_max: 1 << 20,
             passes: 1,
+            is_beside_load: true,
         };
         let meanwhile = ProducePlan { consumers: 0, warm_up: 0.0, ..plan.clone() };
         let runs = self.with_topics(topics, |session| {

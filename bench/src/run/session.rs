@@ -215,7 +215,7 @@ impl Session<'_> {
             ));
         }
         let mut watch = self.watch()?;
-        let mut floor = self.floor(FETCH_REQUEST_BYTES)?;
+        let mut floor = if plan.is_beside_load { None } else { self.floor(FETCH_REQUEST_BYTES)? };
         let (tally, seconds, cost) = self.drive_consumers(name, &load, &mut watch)?;
         sample_floor(&mut floor)?;
         let mut results = results(&tally, seconds);

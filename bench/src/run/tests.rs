@@ -268,7 +268,9 @@ fn a_load_whose_answers_take_too_long_is_given_up() {
     let broker = FakeBroker::start(Faults { hold_until_requests: usize::MAX, ..Faults::default() });
     let search = "search --create-topic --from 100 --p99-ms 1 --duration 100 --warm-up 0";
     let report = report(&broker, search).unwrap();
-    assert!(report.runs.iter().all(|run| errors(run).iter().any(|(what, _)| what.contains("the rate is above"))));
+    assert!(
+        report.runs.iter().all(|run| errors(run).iter().any(|(what, _)| what.contains("the rate is above")))
+    );
 }
 
 #[test]
@@ -294,7 +296,11 @@ fn a_backlog_is_made_and_read_while_producing_goes_on() {
 #[test]
 fn workloads_make_topics_of_their_own() {
     let broker = FakeBroker::start(Faults::default());
-    for name in ["1-topic-16-partitions-1kb", "keyed-1-topic-16-partitions-1kb", "retention-1-topic-16-partitions-1kb"] {
+    for name in [
+        "1-topic-16-partitions-1kb",
+        "keyed-1-topic-16-partitions-1kb",
+        "retention-1-topic-16-partitions-1kb",
+    ] {
         let run = run(&broker, &format!("workload {name} --rate 800 --duration 0.1 --warm-up 0")).unwrap();
         assert_eq!((run.name.as_str(), errors(&run)), (name, vec![]));
         assert_eq!(run.cluster.partitions, 16);
@@ -307,7 +313,7 @@ fn workloads_make_topics_of_their_own() {
 fn a_process_is_watched_at_rest() {
     let broker = FakeBroker::start(Faults::default());
     let pid = std::process::id();
-    let idle = format!("idle --create-topic --partitions 3 --duration 0.3 --warm-up 0 --broker-pid {pid}");
+    let idle = format!("idle --create-topic --partitions 3 --duration 1.2 --warm-up 0 --broker-pid {pid}");
     let run = run(&broker, &idle).unwrap();
     assert_eq!((run.load, errors(&run)), (LoadKind::Idle, vec![]));
     assert!(run.broker.unwrap().process.rss_bytes > 0 && run.broker_samples.len() > 1);
