@@ -5,12 +5,21 @@ use std::{path::PathBuf, str::FromStr};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::error::BenchError;
+mod series;
+
+pub use series::{
+    BacklogOptions, CompareOptions, IdleOptions, SearchOptions, SweepOptions, Varied, WorkloadOptions,
+};
+
+use crate::{error::BenchError, frames::STAMP_BYTES};
 
 /// Measures throughput and latency of a broker over the Kafka protocol.
 ///
 /// Latency counts from the time a request was due, not from when it was sent, so that stalls are not hidden. The
-/// floor of the machine (loopback round trip, durable 4-KiB write, memory copy, CRC-32C) is measured in the same run.
+/// floor of the machine is measured in the same run: a loopback round trip and a durable 4-KiB write, half way between the
+/// load's requests and, before and after it, back to back; memory copy and CRC-32C.
+///
+/// Tables go to standard output, a progress bar to standard error where that is a terminal.
 ///
 /// Exit code: 0 without errors, 1 when the broker answered errors or left requests unanswered (they are counted and
 /// shown, nothing is retried), 2 when the run could not be made.
@@ -24,6 +33,7 @@ pub struct Cli {
 
 /// The measurements.
 #[derive(Clone, Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one is parsed in the life of the process")]
 pub enum Command {
     /// Produce batches: latency at a fixed rate (--rate), or the highest throughput (--max).
     Produce(ProduceOptions),
@@ -31,6 +41,18 @@ pub enum Command {
     Consume(ConsumeOptions),
     /// Produce single records with acks=all at a low fixed rate and read them back: latency of Produce, and end to end.
     Latency(LatencyOptions),
+    /// A standard workload by its name, those of the OpenMessaging benchmark among them.
+    Workload(WorkloadOptions),
+    /// The highest rate whose 99th percentile stays within a bound.
+    Search(SearchOptions),
+    /// The same load again and again, with one thing different: partitions, record size, producers, rate, or keys.
+    Sweep(SweepOptions),
+    /// Fill a topic, then read it to its end while producing goes on.
+    Backlog(BacklogOptions),
+    /// What the broker costs at rest with so many partitions.
+    Idle(IdleOptions),
+    /// Two reports side by side.
+    Compare(CompareOptions),
 }
 
 impl Command {
@@ -40,16 +62,44 @@ impl Command {
             Command::Produce(_) => "produce",
             Command::Consume(_) => "consume",
             Command::Latency(_) => "latency",
+            Command::Workload(_) => "workload",
+            Command::Search(_) => "search",
+            Command::Sweep(_) => "sweep",
+            Command::Backlog(_) => "backlog",
+            Command::Idle(_) => "idle",
+            Command::Compare(_) => "compare",
         }
     }
 
-    /// The options that all commands have.
-    pub fn common(&self) -> &CommonOptions {
+    /// The options that all commands have which use a broker.
+    pub fn common(&self) -> Option<&CommonOptions> {
         match self {
-            Command::Produce(options) => &options.common,
-            Command::Consume(options) => &options.common,
-            Command::Latency(options) => &options.common,
+            Command::Produce(options) => Some(&options.common),
+            Command::Consume(options) => Some(&options.common),
+            Command::Latency(options) => Some(&options.common),
+            Command::Workload(options) => Some(&options.common),
+            Command::Search(options) => Some(&options.common),
+            Command::Sweep(options) => Some(&options.common),
+            Command::Backlog(options) => Some(&options.common),
+            Command::Idle(options) => Some(&options.common),
+            Command::Compare(_) => None,
         }
+    }
+
+    /// The options as JSON.
+    pub fn to_json(&self) -> serde_json::Value {
+        let json = match self {
+            Command::Produce(options) => serde_json::to_value(options),
+            Command::Consume(options) => serde_json::to_value(options),
+            Command::Latency(options) => serde_json::to_value(options),
+            Command::Workload(options) => serde_json::to_value(options),
+            Command::Search(options) => serde_json::to_value(options),
+            Command::Sweep(options) => serde_json::to_value(options),
+            Command::Backlog(options) => serde_json::to_value(options),
+            Command::Idle(options) => serde_json::to_value(options),
+            Command::Compare(options) => serde_json::to_value(options),
+        };
+        json.expect("options are plain data")
     }
 }
 
@@ -95,6 +145,44 @@ pub struct CommonOptions {
     /// Write the report as JSON too.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write the report as one HTML page too, with plots.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// What is measured, for the report's title and for `compare`.
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+}
+
+/// The load of the commands that produce.
+#[derive(Clone, Debug, Args, Serialize)]
+pub struct LoadOptions {
+    /// Bytes of each record's value: 100, 1KiB, 64KiB.
+    #[arg(long, value_name = "BYTES", default_value = "1KiB")]
+    pub record_size: ByteCount,
+    /// Records per batch; a request carries one batch for one partition.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub batch_records: usize,
+    /// Producers: each has one connection to every broker that leads a partition, and writes to all partitions in turn.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub connections: usize,
+    /// Consumers that read along, the partitions dealt out to them: latency end to end, at a fixed rate.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub consumers: usize,
+    /// Records have keys, and partitions are taken as Kafka's default partitioner maps random ones, not in turn.
+    #[arg(long)]
+    pub keyed: bool,
+    /// Seconds that are measured.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    pub duration: f64,
+    /// Seconds of load before the measurement.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub warm_up: f64,
+    /// What the broker waits for before it answers.
+    #[arg(long, value_enum, default_value = "all")]
+    pub acks: Acks,
+    /// Microseconds before a request is due in which the client spins instead of sleeping.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    pub spin_us: u64,
 }
 
 /// Options of `produce`.
@@ -113,27 +201,9 @@ pub struct ProduceOptions {
     /// Requests that each connection keeps outstanding with --max.
     #[arg(long, value_name = "COUNT", default_value_t = 5)]
     pub in_flight: usize,
-    /// Bytes of each record's value: 100, 1KiB, 64KiB.
-    #[arg(long, value_name = "BYTES", default_value = "1KiB")]
-    pub record_size: ByteCount,
-    /// Records per batch; a request carries one batch for one partition.
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
-    pub batch_records: usize,
-    /// Producers: each has one connection to every broker that leads a partition, and writes to all partitions in turn.
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
-    pub connections: usize,
-    /// Seconds that are measured.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
-    pub duration: f64,
-    /// Seconds of load before the measurement.
-    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
-    pub warm_up: f64,
-    /// What the broker waits for before it answers.
-    #[arg(long, value_enum, default_value = "all")]
-    pub acks: Acks,
-    /// Microseconds before a request is due in which the client spins instead of sleeping.
-    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
-    pub spin_us: u64,
+    /// The load.
+    #[command(flatten)]
+    pub load: LoadOptions,
 }
 
 /// Options of `consume`.
@@ -248,69 +318,109 @@ impl Command {
     ///
     /// [`BenchError::Options`].
     pub fn validate(&self) -> Result<(), BenchError> {
-        let common = self.common();
-        let refuse = |why: &str| Err(BenchError::Options(why.to_owned()));
-        if common.threads == 0 || common.partitions == Some(0) || common.timeout == 0 {
-            return refuse("--threads, --partitions and --timeout are at least 1");
-        }
-        if common.partitions.is_some_and(|count| count > TOPIC_PARTITIONS_MAX) {
-            return refuse("--partitions is at most 100000");
-        }
-        let mut names = common.topics.clone();
-        names.sort();
-        if names.windows(2).any(|pair| pair[0] == pair[1]) {
-            return refuse("a --topic is given twice");
-        }
-        if let Some(config) = common.topic_configs.iter().find(|config| !config.contains('=')) {
-            return refuse(&format!("--topic-config {config} is not KEY=VALUE"));
+        if let Some(common) = self.common() {
+            common.validate()?;
         }
         match self {
             Command::Produce(options) => {
-                if options.in_flight == 0 || options.batch_records == 0 || options.connections == 0 {
-                    return refuse("--in-flight, --batch-records and --connections are at least 1");
+                if options.in_flight == 0 {
+                    return refuse("--in-flight is at least 1");
                 }
-                if options.batch_records.saturating_mul(options.record_size.0) > BATCH_BYTES_MAX {
-                    return refuse("a batch is at most 128 MiB");
-                }
-                if options.connections < common.threads {
-                    return refuse("--threads is at most --connections");
-                }
-                validate_load(options.rate.unwrap_or(1.0), options.duration, options.warm_up)
+                validate_rate(options.rate.unwrap_or(1.0))?;
+                options.load.validate(options.rate.is_some(), &options.common)
             }
             Command::Consume(options) => {
                 if options.connections == 0 || options.passes == 0 {
                     return refuse("--connections and --passes are at least 1");
                 }
-                if options.connections < common.threads {
+                if options.connections < options.common.threads {
                     return refuse("--threads is at most --connections");
                 }
-                if common.create_topic {
+                if options.common.create_topic {
                     return refuse("consume reads a topic that is there: fill it with produce --keep");
                 }
                 Ok(())
             }
             Command::Latency(options) => {
-                if options.record_size.0 < crate::frames::STAMP_BYTES {
+                if options.record_size.0 < STAMP_BYTES {
                     return refuse("--record-size is at least 16: records carry their time");
                 }
-                if common.threads != 1 {
+                if options.common.threads != 1 {
                     return refuse("latency uses one thread");
                 }
-                validate_load(options.rate, options.duration, options.warm_up)
+                validate_rate(options.rate)?;
+                validate_seconds(options.duration, options.warm_up)
             }
+            Command::Workload(options) => options.validate(),
+            Command::Search(options) => options.validate(),
+            Command::Sweep(options) => options.validate(),
+            Command::Backlog(options) => options.validate(),
+            Command::Idle(options) => options.validate(),
+            Command::Compare(_) => Ok(()),
         }
     }
 }
 
-fn validate_load(rate: f64, duration: f64, warm_up: f64) -> Result<(), BenchError> {
+impl CommonOptions {
+    fn validate(&self) -> Result<(), BenchError> {
+        if self.threads == 0 || self.partitions == Some(0) || self.timeout == 0 {
+            return refuse("--threads, --partitions and --timeout are at least 1");
+        }
+        if self.partitions.is_some_and(|count| count > TOPIC_PARTITIONS_MAX) {
+            return refuse("--partitions is at most 100000");
+        }
+        let mut names = self.topics.clone();
+        names.sort();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            return refuse("a --topic is given twice");
+        }
+        if let Some(config) = self.topic_configs.iter().find(|config| !config.contains('=')) {
+            return refuse(&format!("--topic-config {config} is not KEY=VALUE"));
+        }
+        Ok(())
+    }
+}
+
+impl LoadOptions {
+    /// Checks a load, which has a rate or is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`BenchError::Options`].
+    pub fn validate(&self, has_rate: bool, common: &CommonOptions) -> Result<(), BenchError> {
+        if self.batch_records == 0 || self.connections == 0 {
+            return refuse("--batch-records and --connections are at least 1");
+        }
+        if self.batch_records.saturating_mul(self.record_size.0) > BATCH_BYTES_MAX {
+            return refuse("a batch is at most 128 MiB");
+        }
+        if self.connections < common.threads {
+            return refuse("--threads is at most --connections");
+        }
+        if has_rate && self.consumers > 0 && self.record_size.0 < STAMP_BYTES {
+            return refuse("--record-size is at least 16 with --consumers: records carry their time");
+        }
+        if self.consumers > 0 && self.acks == Acks::None {
+            return refuse("--consumers read what was acknowledged: --acks is all or 1");
+        }
+        validate_seconds(self.duration, self.warm_up)
+    }
+}
+
+fn refuse(why: &str) -> Result<(), BenchError> {
+    Err(BenchError::Options(why.to_owned()))
+}
+
+fn validate_rate(rate: f64) -> Result<(), BenchError> {
+    if rate > 0.0 && rate <= 1e9 { Ok(()) } else { refuse("--rate is above 0 and at most 1e9") }
+}
+
+fn validate_seconds(duration: f64, warm_up: f64) -> Result<(), BenchError> {
     const SECONDS_MAX: f64 = 1e6;
-    if !(rate > 0.0 && rate <= 1e9) {
-        return Err(BenchError::Options("--rate is above 0 and at most 1e9".to_owned()));
+    if duration > 0.0 && duration <= SECONDS_MAX && (0.0..=SECONDS_MAX).contains(&warm_up) {
+        return Ok(());
     }
-    if !(duration > 0.0 && duration <= SECONDS_MAX && (0.0..=SECONDS_MAX).contains(&warm_up)) {
-        return Err(BenchError::Options("--duration is above 0, --warm-up at least 0".to_owned()));
-    }
-    Ok(())
+    refuse("--duration is above 0, --warm-up at least 0")
 }
 
 #[cfg(test)]
@@ -366,6 +476,13 @@ mod tests {
             "latency --bootstrap a:1 --record-size 10",
             "latency --bootstrap a:1 --topic-config retention",
             "latency --bootstrap a:1 --duration NaN",
+            "produce --bootstrap a:1 --rate 5 --consumers 1 --record-size 10",
+            "produce --bootstrap a:1 --rate 5 --consumers 1 --acks 0",
+            "sweep --bootstrap a:1 --over partitions --values 1,x --rate 5",
+            "sweep --bootstrap a:1 --over keys --values maybe --rate 5",
+            "search --bootstrap a:1 --from 10 --to 5",
+            "idle --bootstrap a:1",
+            "compare a.json",
         ]
         .iter()
         .map(|line| format!("{line}\n  {}", parse(line).unwrap_err()))
@@ -390,7 +507,21 @@ mod tests {
             latency --bootstrap a:1 --topic-config retention
               --topic-config retention is not KEY=VALUE
             latency --bootstrap a:1 --duration NaN
-              --duration is above 0, --warm-up at least 0"#]]
+              --duration is above 0, --warm-up at least 0
+            produce --bootstrap a:1 --rate 5 --consumers 1 --record-size 10
+              --record-size is at least 16 with --consumers: records carry their time
+            produce --bootstrap a:1 --rate 5 --consumers 1 --acks 0
+              --consumers read what was acknowledged: --acks is all or 1
+            sweep --bootstrap a:1 --over partitions --values 1,x --rate 5
+              --values: x is not a value of --over
+            sweep --bootstrap a:1 --over keys --values maybe --rate 5
+              --values: maybe is not a value of --over
+            search --bootstrap a:1 --from 10 --to 5
+              --from is at most --to, --precision at least 0.001 and --p99-ms above 0
+            idle --bootstrap a:1
+              idle needs the broker's --broker-pid
+            compare a.json
+              error: the following required arguments were not provided:"#]]
         .assert_eq(&refusals.join("\n"));
     }
 
@@ -399,7 +530,7 @@ mod tests {
         for (text, wire) in [("all", -1), ("-1", -1), ("1", 1), ("0", 0)] {
             let cli = parse(&format!("produce --bootstrap a:1 --max --acks={text}")).unwrap();
             let Command::Produce(options) = cli.command else { panic!("produce was parsed") };
-            assert_eq!(options.acks.wire(), wire);
+            assert_eq!(options.load.acks.wire(), wire);
         }
     }
 }

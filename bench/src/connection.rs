@@ -105,6 +105,12 @@ impl Connection {
         self.in_flight.len() + self.outgoing.len() - usize::from(is_counted_twice)
     }
 
+    /// When the oldest request that is not answered was due.
+    pub fn oldest_scheduled_ns(&self) -> Option<u64> {
+        let queued = self.outgoing.front().map(|request| &request.ticket);
+        self.in_flight.front().or(queued).map(|ticket| ticket.scheduled_ns)
+    }
+
     /// Puts a request behind the others; [`Connection::flush`] sends it.
     pub fn enqueue(&mut self, request: Outgoing) {
         self.outgoing.push_back(request);

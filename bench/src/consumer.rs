@@ -1,6 +1,6 @@
 //! Consumers: partitions read to their end, on one event loop.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use protocol::ApiKey;
 
@@ -10,6 +10,7 @@ use crate::{
     connection::{Connection, Outgoing, Ticket, wait},
     error::BenchError,
     fetch::{FetchLimits, FetchSession, Position},
+    progress::Progress,
     schedule::Window,
     sys::{self, Interest},
     tally::{Tally, Times, count_broker_error, count_error},
@@ -64,6 +65,8 @@ pub struct ConsumeLoad {
     pub threads: usize,
     /// How long a broker may return nothing.
     pub timeout: Duration,
+    /// What all threads have done so far.
+    pub progress: Progress,
 }
 
 /// One thread's consumers.
@@ -85,19 +88,21 @@ struct ConsumeLane {
 }
 
 impl<'load> ConsumeWorker<'load> {
+    /// Everything counts.
+    pub const WINDOW: Window = Window { load_start_ns: 0, start_ns: 0, end_ns: u64::MAX };
+
     /// Connects the consumers of a thread. Partitions are dealt out to consumers in turn.
     ///
     /// # Errors
     ///
     /// As [`Connection::open`].
     pub fn connect(load: &'load ConsumeLoad, thread: usize) -> Result<ConsumeWorker<'load>, BenchError> {
-        let everything = Window { load_start_ns: 0, start_ns: 0, end_ns: u64::MAX };
         let mut worker = ConsumeWorker {
             load,
             connections: Vec::new(),
             lanes: Vec::new(),
             progress_ns: 0,
-            tally: Tally::new(everything),
+            tally: Tally::new(Self::WINDOW),
         };
         for consumer in (thread..load.consumers).step_by(load.threads) {
             worker.add_consumer(consumer)?;
@@ -188,6 +193,7 @@ impl<'load> ConsumeWorker<'load> {
                 errors.iter().for_each(|&code| count_broker_error(tally, ApiKey::Fetch, code));
                 return Err(BenchError::UnexpectedResponse("reading failed".to_owned()));
             }
+            self.load.progress.read.fetch_add(records, Ordering::Relaxed);
             if batch_bytes > 0 {
                 self.progress_ns = answered_ns;
             }

@@ -98,6 +98,14 @@ pub enum BenchError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A report that cannot be read back.
+    #[error("{} is not a report of chronik-bench: {what}", .path.display())]
+    ReadReport {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The report could not be written.
     #[error("cannot write {}: {source}", .path.display())]
     WriteReport {

@@ -330,19 +330,25 @@ fn fetch(shared: &Shared, header: &RequestHeader, request: &FetchRequestData) ->
                 .partitions
                 .iter()
                 .map(|partition| {
-                    let stored = &state.topics[topic.topic.as_str()][partition.partition as usize];
+                    // A request that waits may outlive its topic.
+                    let stored = state
+                        .topics
+                        .get(topic.topic.as_str())
+                        .map(|partitions| &partitions[partition.partition as usize]);
+                    let end = types::Offset(stored.map_or(-1, |stored| stored.next_offset));
                     fetch::FetchPartition {
                         index: partition.partition,
-                        error_code: ErrorCode::None,
-                        high_watermark: types::Offset(stored.next_offset),
-                        last_stable_offset: types::Offset(stored.next_offset),
+                        error_code: stored.map_or(ErrorCode::UnknownTopicOrPartition, |_| ErrorCode::None),
+                        high_watermark: end,
+                        last_stable_offset: end,
                         log_start_offset: types::Offset(0),
                         aborted_transactions: None,
                         preferred_read_replica: None,
                         diverging_epoch: None,
                         current_leader: None,
-                        records: stored
-                            .read(partition.fetch_offset, partition.partition_max_bytes.max(1) as usize),
+                        records: stored.map_or(Vec::new(), |stored| {
+                            stored.read(partition.fetch_offset, partition.partition_max_bytes.max(1) as usize)
+                        }),
                     }
                 })
                 .collect(),

@@ -1,4 +1,8 @@
 //! What the machine itself costs: no broker can answer faster than a round trip and a durable write.
+//!
+//! Both take longer after a rest than back to back: an idle CPU has to wake up, and a file system may write more with
+//! the first write of a clock tick (ext4: the inode with its new time). So a paced load is compared with samples at its
+//! own pace.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,15 +11,19 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::Clock,
     error::BenchError,
-    histogram::{Latency, Summary},
+    histogram::{CurvePoint, Latency, Summary},
+    schedule::Window,
+    sys,
 };
 
 const BLOCK_BYTES: usize = 4096;
@@ -24,21 +32,24 @@ const MEMORY_BYTES: usize = 64 << 20;
 const MEMORY_CHUNK_BYTES: usize = 64 << 10;
 /// About what a Produce of one partition is answered with.
 const RESPONSE_BYTES: usize = 64;
-const SAMPLES_MAX: usize = 5_000;
+const SAMPLES_MAX: u64 = 5_000;
+
+/// Samples per second of the paced floor at most: beyond it not every gap between requests has one.
+const PACED_RATE_MAX: f64 = 200.0;
+/// The same where gaps are so short that a sample may meet a request, and would show in its latency.
+const PACED_RATE_MAX_IN_SHORT_GAPS: f64 = 10.0;
+const SHORT_GAP_NS: f64 = 1e6;
 
 /// The floor of one run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FloorReport {
     /// Bytes of the request that makes the round trip.
     pub request_bytes: usize,
-    /// Loopback TCP round trip between two threads: the request there, 64 bytes back.
-    pub round_trip: Summary,
-    /// One write of 4 KiB that is durable when it returns: direct, synchronous, onto blocks written before.
-    pub durable_write: Summary,
-    /// Round trip and durable write, the median of each.
-    pub acks_all_p50_ns: u64,
-    /// Round trip and durable write, the 99th percentile of each.
-    pub acks_all_p99_ns: u64,
+    /// Sampled without a pause, before and after the load.
+    pub back_to_back: FloorFigures,
+    /// Sampled during the load, half way between two of its requests: as rested as CPUs and device are then. Absent for
+    /// load that has no gaps.
+    pub paced: Option<FloorFigures>,
     /// The medians of each part, one before and one after the load. Where they differ much, something else was using
     /// the machine, and ratios to the floor mean little.
     pub parts: Vec<FloorPart>,
@@ -48,8 +59,19 @@ pub struct FloorReport {
     pub crc32c_bytes_per_second: f64,
 }
 
+/// What a round trip and a durable write take, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloorFigures {
+    /// Loopback TCP round trip between two threads: the request there, 64 bytes back.
+    pub round_trip: Summary,
+    /// One write of 4 KiB that is durable when it returns: direct, synchronous, onto blocks written before.
+    pub durable_write: Summary,
+    /// Both together, of each sample: the floor of `acks=all`.
+    pub acks_all: Summary,
+}
+
 /// The medians of one part of the samples.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FloorPart {
     /// Loopback round trip.
     pub round_trip_p50_ns: u64,
@@ -64,6 +86,11 @@ impl FloorPart {
 }
 
 impl FloorReport {
+    /// What latencies are compared with: the floor at the load's pace, where there is one.
+    pub fn reference(&self) -> &FloorFigures {
+        self.paced.as_ref().unwrap_or(&self.back_to_back)
+    }
+
     /// By how much the parts differ: the highest `acks=all` floor over the lowest, at least 1.
     pub fn spread(&self) -> f64 {
         let floors = || self.parts.iter().map(FloorPart::acks_all_p50_ns);
@@ -74,15 +101,85 @@ impl FloorReport {
     }
 }
 
-/// Measures the floor, in parts before and after the load.
+/// When the floor is sampled during a load.
+#[derive(Clone, Copy, Debug)]
+pub struct FloorPace {
+    /// The run's clock.
+    pub clock: Clock,
+    /// When the load runs, and which part of it counts.
+    pub window: Window,
+    /// The load's requests over all producers.
+    pub requests_per_second: f64,
+    /// How long before a sample the thread spins instead of sleeping, as the load does before a request.
+    pub spin_ns: u64,
+}
+
+impl FloorPace {
+    /// From one sample to the next: a whole number of the load's gaps.
+    fn interval_ns(&self) -> f64 {
+        let gap_ns = 1e9 / self.requests_per_second;
+        let rate_max = if gap_ns < SHORT_GAP_NS { PACED_RATE_MAX_IN_SHORT_GAPS } else { PACED_RATE_MAX };
+        gap_ns * (1e9 / rate_max / gap_ns).ceil().max(1.0)
+    }
+
+    /// When sample `number` is due: half way between two requests.
+    fn due_ns(&self, number: u64) -> u64 {
+        let half_gap_ns = 0.5e9 / self.requests_per_second;
+        self.window.load_start_ns + (half_gap_ns + number as f64 * self.interval_ns()) as u64
+    }
+
+    /// Waits for a time, and returns when it was over.
+    fn wait_until(&self, due_ns: u64) -> Result<u64, BenchError> {
+        loop {
+            let now_ns = self.clock.now_ns();
+            match due_ns.checked_sub(now_ns) {
+                None | Some(0) => return Ok(now_ns),
+                Some(left_ns) if left_ns <= self.spin_ns => std::hint::spin_loop(),
+                Some(left_ns) => sys::poll(&mut [], Duration::from_nanos(left_ns - self.spin_ns))
+                    .map_err(BenchError::Poll)?,
+            }
+        }
+    }
+}
+
+/// Measures the floor, in parts before and after the load, and at its pace.
 #[derive(Debug)]
 pub struct FloorProbe {
     disk: DiskProbe,
     round_trip: RoundTripProbe,
     memory: MemorySpeed,
-    round_trip_all: Latency,
-    durable_write_all: Latency,
+    back_to_back: Samples,
+    paced: Samples,
     parts: Vec<FloorPart>,
+}
+
+#[derive(Debug, Default)]
+struct Samples {
+    round_trip: Latency,
+    durable_write: Latency,
+    acks_all: Latency,
+}
+
+impl Samples {
+    fn record(&mut self, round_trip_ns: u64, durable_write_ns: u64) {
+        self.round_trip.record(round_trip_ns);
+        self.durable_write.record(durable_write_ns);
+        self.acks_all.record(round_trip_ns + durable_write_ns);
+    }
+
+    fn merge(&mut self, other: &Samples) {
+        self.round_trip.merge(&other.round_trip);
+        self.durable_write.merge(&other.durable_write);
+        self.acks_all.merge(&other.acks_all);
+    }
+
+    fn figures(&self) -> Option<FloorFigures> {
+        Some(FloorFigures {
+            round_trip: self.round_trip.summary()?,
+            durable_write: self.durable_write.summary()?,
+            acks_all: self.acks_all.summary()?,
+        })
+    }
 }
 
 impl FloorProbe {
@@ -99,41 +196,82 @@ impl FloorProbe {
             disk,
             round_trip,
             memory: MemorySpeed::measure(),
-            round_trip_all: Latency::new(),
-            durable_write_all: Latency::new(),
+            back_to_back: Samples::default(),
+            paced: Samples::default(),
             parts: Vec::new(),
         })
     }
 
-    /// Adds a part: samples of both for at most `budget` each.
+    /// Adds a part: samples one after the other for `budget`.
     ///
     /// # Errors
     ///
     /// As [`FloorProbe::new`].
     pub fn sample(&mut self, budget: Duration) -> Result<(), BenchError> {
-        let round_trip = self.round_trip.sample(budget).map_err(BenchError::Loopback)?;
-        let durable_write = self
-            .disk
-            .sample(budget)
-            .map_err(|source| BenchError::Floor { directory: self.disk.path.clone(), source })?;
+        let mut samples = Samples::default();
+        let begun = Instant::now();
+        while samples.acks_all.count() < SAMPLES_MAX
+            && (begun.elapsed() < budget || samples.acks_all.count() == 0)
+        {
+            let (round_trip_ns, durable_write_ns) = self.sample_once()?;
+            samples.record(round_trip_ns, durable_write_ns);
+        }
         self.parts.push(FloorPart {
-            round_trip_p50_ns: round_trip.quantile_ns(0.5),
-            durable_write_p50_ns: durable_write.quantile_ns(0.5),
+            round_trip_p50_ns: samples.round_trip.quantile_ns(0.5),
+            durable_write_p50_ns: samples.durable_write.quantile_ns(0.5),
         });
-        self.round_trip_all.merge(&round_trip);
-        self.durable_write_all.merge(&durable_write);
+        self.back_to_back.merge(&samples);
         Ok(())
+    }
+
+    /// Samples at a load's pace until its end. What comes too late to lie between two requests is left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`FloorProbe::new`].
+    pub fn sample_paced(&mut self, pace: FloorPace) -> Result<(), BenchError> {
+        sys::precise_timers();
+        let late_ns_max = (0.25e9 / pace.requests_per_second) as u64;
+        for number in 0.. {
+            let due_ns = pace.due_ns(number);
+            if due_ns >= pace.window.end_ns {
+                break;
+            }
+            if pace.wait_until(due_ns)? - due_ns > late_ns_max {
+                continue;
+            }
+            let (round_trip_ns, durable_write_ns) = self.sample_once()?;
+            if pace.window.contains(due_ns) {
+                self.paced.record(round_trip_ns, durable_write_ns);
+            }
+        }
+        Ok(())
+    }
+
+    /// A round trip, then a durable write, in nanoseconds.
+    fn sample_once(&mut self) -> Result<(u64, u64), BenchError> {
+        let begun = Instant::now();
+        self.round_trip.make().map_err(BenchError::Loopback)?;
+        let round_trip = begun.elapsed();
+        self.disk
+            .write()
+            .map_err(|source| BenchError::Floor { directory: self.disk.path.clone(), source })?;
+        let durable_write = begun.elapsed() - round_trip;
+        Ok((round_trip.as_nanos() as u64, durable_write.as_nanos() as u64))
+    }
+
+    /// The percentile curve of what latencies are compared with.
+    pub fn curve(&self) -> Vec<CurvePoint> {
+        let paced = &self.paced.acks_all;
+        if paced.count() > 0 { paced.curve() } else { self.back_to_back.acks_all.curve() }
     }
 
     /// The figures; `None` before the first sample.
     pub fn report(&self) -> Option<FloorReport> {
-        let (round_trip, durable_write) = (self.round_trip_all.summary()?, self.durable_write_all.summary()?);
         Some(FloorReport {
             request_bytes: self.round_trip.request.len(),
-            round_trip,
-            durable_write,
-            acks_all_p50_ns: round_trip.p50_ns + durable_write.p50_ns,
-            acks_all_p99_ns: round_trip.p99_ns + durable_write.p99_ns,
+            back_to_back: self.back_to_back.figures()?,
+            paced: self.paced.figures(),
             parts: self.parts.clone(),
             memcpy_bytes_per_second: self.memory.memcpy_bytes_per_second,
             crc32c_bytes_per_second: self.memory.crc32c_bytes_per_second,
@@ -149,11 +287,14 @@ struct DiskProbe {
     /// One block, and as much again to align it in.
     buffer: Vec<u8>,
     block_at: usize,
+    next_offset: u64,
 }
 
 impl DiskProbe {
     fn new(directory: &Path) -> io::Result<DiskProbe> {
-        let path = directory.join(format!("chronik-bench-floor-{}", std::process::id()));
+        static PROBES: AtomicU64 = AtomicU64::new(0);
+        let number = PROBES.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("chronik-bench-floor-{}-{number}", std::process::id()));
         let created = Self::prepare(&path);
         if created.is_err() {
             let _ = fs::remove_file(&path);
@@ -162,7 +303,7 @@ impl DiskProbe {
         let buffer = vec![0x5a; 2 * BLOCK_BYTES];
         let block_at = buffer.as_ptr().align_offset(BLOCK_BYTES);
         assert!(block_at <= BLOCK_BYTES, "an aligned block lies in twice its size");
-        Ok(DiskProbe { path, file, buffer, block_at })
+        Ok(DiskProbe { path, file, buffer, block_at, next_offset: 0 })
     }
 
     fn prepare(path: &Path) -> io::Result<File> {
@@ -172,20 +313,12 @@ impl DiskProbe {
         OpenOptions::new().write(true).custom_flags(libc::O_DIRECT | libc::O_DSYNC).open(path)
     }
 
-    fn sample(&mut self, budget: Duration) -> io::Result<Latency> {
-        let mut latency = Latency::new();
+    /// Writes one block behind the last one.
+    fn write(&mut self) -> io::Result<()> {
         let block = &self.buffer[self.block_at..self.block_at + BLOCK_BYTES];
-        let begun = Instant::now();
-        for at in 0..SAMPLES_MAX {
-            let offset = (at * BLOCK_BYTES % PROBE_FILE_BYTES) as u64;
-            let before = Instant::now();
-            self.file.write_all_at(block, offset)?;
-            latency.record(before.elapsed().as_nanos() as u64);
-            if begun.elapsed() >= budget {
-                break;
-            }
-        }
-        Ok(latency)
+        self.file.write_all_at(block, self.next_offset)?;
+        self.next_offset = (self.next_offset + BLOCK_BYTES as u64) % PROBE_FILE_BYTES as u64;
+        Ok(())
     }
 }
 
@@ -217,21 +350,10 @@ impl RoundTripProbe {
         Ok(RoundTripProbe { request: vec![2; request_bytes], stream: Some(stream), echo: Some(echo) })
     }
 
-    fn sample(&mut self, budget: Duration) -> io::Result<Latency> {
-        let mut latency = Latency::new();
+    fn make(&mut self) -> io::Result<()> {
         let stream = self.stream.as_mut().expect("the stream is there until the drop");
-        let mut response = [0; RESPONSE_BYTES];
-        let begun = Instant::now();
-        for _ in 0..SAMPLES_MAX {
-            let before = Instant::now();
-            stream.write_all(&self.request)?;
-            stream.read_exact(&mut response)?;
-            latency.record(before.elapsed().as_nanos() as u64);
-            if begun.elapsed() >= budget {
-                break;
-            }
-        }
-        Ok(latency)
+        stream.write_all(&self.request)?;
+        stream.read_exact(&mut [0; RESPONSE_BYTES])
     }
 }
 
@@ -283,26 +405,62 @@ fn best_speed(mut pass: impl FnMut()) -> f64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_floor_is_the_sum_of_its_medians_and_leaves_nothing_behind() {
+    fn probe() -> FloorProbe {
         let executable = std::env::current_exe().unwrap();
-        let mut probe = FloorProbe::new(executable.parent().unwrap(), 200).unwrap();
+        FloorProbe::new(executable.parent().unwrap(), 200).unwrap()
+    }
+
+    #[test]
+    fn parts_add_up_and_nothing_is_left_behind() {
+        let mut probe = probe();
         assert_eq!(probe.report(), None);
         probe.sample(Duration::from_millis(5)).unwrap();
         let report = probe.report().unwrap();
-        assert_eq!(report.acks_all_p50_ns, report.round_trip.p50_ns + report.durable_write.p50_ns);
         assert_eq!(report.request_bytes, 200);
-        assert_eq!(report.parts.len(), 1);
-        assert_eq!(report.spread(), 1.0);
+        assert_eq!((report.parts.len(), report.spread()), (1, 1.0));
+        assert_eq!((report.paced, report.reference()), (None, &report.back_to_back));
         probe.sample(Duration::from_millis(5)).unwrap();
         let both = probe.report().unwrap();
         assert_eq!(both.parts.len(), 2);
-        assert!(both.spread() >= 1.0 && both.durable_write.count > report.durable_write.count);
+        assert!(
+            both.spread() >= 1.0 && both.back_to_back.acks_all.count > report.back_to_back.acks_all.count
+        );
         assert!(report.memcpy_bytes_per_second > 1e6 && report.crc32c_bytes_per_second > 1e6);
         let path = probe.disk.path.clone();
         assert!(path.exists());
         drop(probe);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_paced_load_has_a_floor_of_its_own() {
+        let mut probe = probe();
+        probe.sample(Duration::ZERO).unwrap();
+        let clock = Clock::start();
+        let window = Window::new(clock.now_ns(), 0.1, 0.4);
+        probe.sample_paced(FloorPace { clock, window, requests_per_second: 20.0, spin_ns: 0 }).unwrap();
+        let report = probe.report().unwrap();
+        let paced = report.paced.unwrap();
+        assert!(
+            (1..=8).contains(&paced.acks_all.count),
+            "one in each gap that counts: {}",
+            paced.acks_all.count
+        );
+        assert!(paced.acks_all.max_ns >= paced.round_trip.min_ns + paced.durable_write.min_ns);
+        assert_eq!(report.reference(), &paced);
+    }
+
+    #[test]
+    fn samples_lie_half_way_between_requests() {
+        let window = Window::new(1_000, 0.0, 1.0);
+        let times = |requests_per_second| {
+            let pace = FloorPace { clock: Clock::start(), window, requests_per_second, spin_ns: 0 };
+            [0, 1, 2].map(|number| pace.due_ns(number) - window.load_start_ns)
+        };
+        assert_eq!(times(200.0), [2_500_000, 7_500_000, 12_500_000]);
+        assert_eq!(times(100.0), [5_000_000, 15_000_000, 25_000_000]);
+        assert_eq!(times(500.0), [1_000_000, 7_000_000, 13_000_000]);
+        assert_eq!(times(2_000.0), [250_000, 100_250_000, 200_250_000]);
     }
 
     #[test]

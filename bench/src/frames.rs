@@ -15,6 +15,7 @@ use crate::{
     admin::{Cluster, request_header},
     connection::{HEAD_BYTES, Outgoing, Ticket},
     error::BenchError,
+    keys::{KEY_BYTES, keys_by_partition},
 };
 
 /// Produce versions that this client speaks: from the first that has only record batches of format 2 to the last that
@@ -42,13 +43,28 @@ impl Template {
     /// A batch without keys, headers and compression, of incompressible values of `record_bytes` each, as of a time
     /// in milliseconds of the wall clock.
     pub fn new(record_bytes: usize, records: usize, timestamp_ms: i64) -> Template {
+        Template::of_records(record_bytes, std::iter::repeat_n(None, records), timestamp_ms)
+    }
+
+    /// The same with a record for each key.
+    pub fn keyed(record_bytes: usize, keys: &[[u8; KEY_BYTES]], timestamp_ms: i64) -> Template {
+        Template::of_records(record_bytes, keys.iter().map(|key| Some(key.as_slice())), timestamp_ms)
+    }
+
+    fn of_records<'keys>(
+        record_bytes: usize,
+        keys: impl Iterator<Item = Option<&'keys [u8]>>,
+        timestamp_ms: i64,
+    ) -> Template {
         let mut builder = BatchBuilder::new(BatchOptions::default());
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut first_end = 0;
-        for _ in 0..records {
+        let mut records = 0;
+        for key in keys {
             let value: Vec<u8> =
                 std::iter::repeat_with(|| next_byte(&mut state)).take(record_bytes).collect();
-            builder.append(timestamp_ms, None, Some(&value), &[]);
+            builder.append(timestamp_ms, key, Some(&value), &[]);
+            records += 1;
             if first_end == 0 {
                 first_end = builder.size_in_bytes();
             }
@@ -94,6 +110,40 @@ impl Template {
     }
 }
 
+/// The batches of a run, all of one size.
+#[derive(Clone, Debug)]
+pub enum Templates {
+    /// The same for every partition.
+    Shared(Template),
+    /// One with the partition's own keys for each, in the cluster's order.
+    Keyed(Vec<Template>),
+}
+
+impl Templates {
+    /// Batches with keys that Kafka's default partitioner sends to the partition they are for.
+    pub fn keyed(cluster: &Cluster, record_bytes: usize, records: usize, timestamp_ms: i64) -> Templates {
+        let of_topic = |topic: usize| {
+            let partitions = cluster.partitions.iter().filter(|place| place.topic == topic).count();
+            keys_by_partition(partitions, records)
+        };
+        let keys = (0..cluster.topics.len()).flat_map(of_topic);
+        Templates::Keyed(keys.map(|keys| Template::keyed(record_bytes, &keys, timestamp_ms)).collect())
+    }
+
+    /// The batch of a partition of the cluster.
+    pub fn of(&self, partition: usize) -> &Template {
+        match self {
+            Templates::Shared(template) => template,
+            Templates::Keyed(templates) => &templates[partition],
+        }
+    }
+
+    /// Any of them: their sizes are the same.
+    pub fn any(&self) -> &Template {
+        self.of(0)
+    }
+}
+
 /// What a record says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -121,24 +171,25 @@ pub struct PreparedProduce {
 }
 
 impl PreparedProduce {
-    /// Encodes the request of every partition of a cluster, in its order.
+    /// Encodes the request of every partition of a cluster, in its order, with its template.
     ///
     /// # Errors
     ///
     /// [`BenchError::Encode`].
     pub fn for_cluster(
         cluster: &Cluster,
-        template: &Template,
+        templates: &Templates,
         api_version: i16,
         acks: i16,
         timeout_ms: i32,
     ) -> Result<Vec<PreparedProduce>, BenchError> {
-        let prepare = |place: &crate::admin::PartitionPlace| {
+        let prepare = |(at, place): (usize, &crate::admin::PartitionPlace)| {
+            let template = templates.of(at);
             let topic = &cluster.topics[place.topic];
             let request = produce_request(topic, place.partition, template.batch.clone(), acks, timeout_ms);
             PreparedProduce::new(&request, template, api_version)
         };
-        cluster.partitions.iter().map(prepare).collect()
+        cluster.partitions.iter().enumerate().map(prepare).collect()
     }
 
     fn new(
@@ -270,9 +321,10 @@ mod tests {
     fn prepared_requests_are_decoded_by_the_broker_in_every_version() {
         for (record_bytes, count) in [(16, 1), (100, 1), (1_024, 64), (1, 3)] {
             let template = Template::new(record_bytes, count, 1_700_000_000_000);
+            let templates = Templates::Shared(template.clone());
             for api_version in PRODUCE_VERSIONS {
                 let prepared =
-                    PreparedProduce::for_cluster(&cluster(), &template, api_version, -1, 30_000).unwrap();
+                    PreparedProduce::for_cluster(&cluster(), &templates, api_version, -1, 30_000).unwrap();
                 for (at, prepared) in prepared.iter().enumerate() {
                     let ticket = Ticket { correlation_id: 0x0102_0304, scheduled_ns: 0, sent_ns: 0 };
                     let mut frame = bytes_of(&prepared.request(ticket));
@@ -308,6 +360,22 @@ mod tests {
         assert_eq!(values.len(), 20);
         assert!(values.iter().all(|value| value.len() == 1_000));
         assert_ne!(values[0], values[1]);
+    }
+
+    #[test]
+    fn keyed_batches_hold_the_keys_of_their_partition_and_can_be_stamped() {
+        let templates = Templates::keyed(&cluster(), 100, 3, 5);
+        let Templates::Keyed(all) = &templates else { panic!("they are keyed") };
+        assert_eq!(all.len(), 2);
+        let stamp = Stamp { run: 7, scheduled_ns: 8 };
+        for template in all {
+            let batch = template.stamped(stamp);
+            let header = validate_produced(&mut batch.to_vec(), usize::MAX).unwrap();
+            let records: Vec<_> =
+                records(&header, &batch, usize::MAX).unwrap().map(|record| record.unwrap()).collect();
+            assert!(records.iter().all(|record| record.key.as_ref().unwrap().len() == KEY_BYTES));
+            assert_eq!(templates.any().read_stamp(&batch), Some(stamp));
+        }
     }
 
     #[test]

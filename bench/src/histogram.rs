@@ -1,7 +1,7 @@
 //! Latency histograms with three significant digits.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Latencies from 1 ns to an hour; what is longer counts as an hour.
 #[derive(Clone, Debug)]
@@ -11,6 +11,11 @@ pub struct Latency {
 
 const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 const SIGNIFICANT_DIGITS: u8 = 3;
+/// Enough for one point of a plot, in an eighth of the memory.
+const SIGNIFICANT_DIGITS_COARSE: u8 = 2;
+
+/// The shares of a percentile curve: evenly spaced in the logarithm of what lies beyond them.
+const CURVE_POINTS_PER_DECADE: u32 = 10;
 
 impl Default for Latency {
     fn default() -> Latency {
@@ -22,6 +27,13 @@ impl Latency {
     /// An empty histogram.
     pub fn new() -> Latency {
         let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, SIGNIFICANT_DIGITS)
+            .expect("the bounds are those that the histogram allows");
+        Latency { histogram }
+    }
+
+    /// An empty histogram of two significant digits.
+    pub fn new_coarse() -> Latency {
+        let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, SIGNIFICANT_DIGITS_COARSE)
             .expect("the bounds are those that the histogram allows");
         Latency { histogram }
     }
@@ -51,6 +63,22 @@ impl Latency {
         self.histogram.value_at_quantile(quantile)
     }
 
+    /// The percentile curve, as far as there are latencies to tell one share from the next, and the longest.
+    pub fn curve(&self) -> Vec<CurvePoint> {
+        let mut curve = Vec::new();
+        for step in 0.. {
+            let beyond = 10_f64.powf(-f64::from(step) / f64::from(CURVE_POINTS_PER_DECADE));
+            if beyond * (self.count() as f64) < 1.0 {
+                break;
+            }
+            curve.push(CurvePoint { beyond, latency_ns: self.quantile_ns(1.0 - beyond) });
+        }
+        if let Some(summary) = self.summary() {
+            curve.push(CurvePoint { beyond: 1.0 / summary.count as f64, latency_ns: summary.max_ns });
+        }
+        curve
+    }
+
     /// The figures for a report; `None` when nothing was counted.
     pub fn summary(&self) -> Option<Summary> {
         (self.count() > 0).then(|| Summary {
@@ -68,7 +96,7 @@ impl Latency {
 }
 
 /// The figures of one histogram, in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Latencies counted.
     pub count: u64,
@@ -88,6 +116,15 @@ pub struct Summary {
     pub p9999_ns: u64,
     /// The longest.
     pub max_ns: u64,
+}
+
+/// One point of a percentile curve.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// The share of latencies that may be longer, from 1 down: 0.01 is the 99th percentile.
+    pub beyond: f64,
+    /// What the others are at most, in nanoseconds.
+    pub latency_ns: u64,
 }
 
 #[cfg(test)]
@@ -110,6 +147,18 @@ mod tests {
         assert_eq!(summary.count, 2);
         assert_eq!(summary.min_ns, 1);
         assert!(summary.max_ns >= LATENCY_NS_MAX);
+    }
+
+    #[test]
+    fn a_curve_goes_up_to_the_longest() {
+        let mut latency = Latency::new();
+        assert_eq!(latency.curve(), []);
+        (1..=1_000).for_each(|value| latency.record(value));
+        let curve = latency.curve();
+        assert!(curve.windows(2).all(|pair| pair[0].latency_ns <= pair[1].latency_ns));
+        let at = |beyond: f64| curve.iter().find(|point| (point.beyond / beyond - 1.0).abs() < 1e-6).unwrap();
+        assert_eq!((at(0.1).latency_ns, at(0.01).latency_ns), (900, 990));
+        assert_eq!(curve.last(), Some(&CurvePoint { beyond: 0.001, latency_ns: 1_000 }));
     }
 
     proptest! {

@@ -8,8 +8,8 @@ use clap::Parser;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run::run(&cli) {
-        Ok(report) if report.errors.is_empty() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::from(1),
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
         Err(error) => {
             eprintln!("chronik-bench: {error}");
             ExitCode::from(2)

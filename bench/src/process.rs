@@ -1,8 +1,11 @@
 //! What processes cost: CPU time, memory and context switches, from /proc and from the kernel's own count of ours.
 
-use std::{fs, io};
+use std::{
+    fs, io,
+    time::{Duration, Instant},
+};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{error::BenchError, sys};
 
@@ -17,7 +20,7 @@ struct Usage {
 }
 
 /// What processes used during the measured part of a run, added up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProcessReport {
     /// CPU time in user space.
     pub cpu_user_seconds: f64,
@@ -35,11 +38,30 @@ pub struct ProcessReport {
     pub written_bytes: u64,
 }
 
+/// What processes used at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProcessSample {
+    /// Seconds since the beginning of the measured part.
+    pub seconds: f64,
+    /// CPU time since then.
+    pub cpu_seconds: f64,
+    /// Resident memory.
+    pub rss_bytes: u64,
+}
+
+/// CPU time is counted in ticks of 10 ms: over a shorter time it says little.
+const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(500);
+/// Samples that are kept; when there are more, every second one goes.
+const SAMPLES_MAX: usize = 240;
+
 /// Watches processes during a run.
 #[derive(Debug)]
 pub struct Watch {
     pids: Vec<u32>,
+    begun: Instant,
     before: Usage,
+    samples: Vec<ProcessSample>,
+    interval: Duration,
     rss_bytes: u64,
     rss_max_bytes: u64,
 }
@@ -51,8 +73,15 @@ impl Watch {
     ///
     /// [`BenchError::Process`] for a process that is not there.
     pub fn new(pids: &[u32]) -> Result<Watch, BenchError> {
-        let mut watch =
-            Watch { pids: pids.to_vec(), before: Usage::default(), rss_bytes: 0, rss_max_bytes: 0 };
+        let mut watch = Watch {
+            pids: pids.to_vec(),
+            begun: Instant::now(),
+            before: Usage::default(),
+            samples: Vec::new(),
+            interval: SAMPLE_INTERVAL_MIN,
+            rss_bytes: 0,
+            rss_max_bytes: 0,
+        };
         watch.begin()?;
         Ok(watch)
     }
@@ -63,12 +92,14 @@ impl Watch {
     ///
     /// [`BenchError::Process`].
     pub fn begin(&mut self) -> Result<(), BenchError> {
+        self.begun = Instant::now();
         self.before = self.usage()?;
+        self.samples.clear();
         self.rss_max_bytes = 0;
         self.sample()
     }
 
-    /// Takes note of the memory.
+    /// Takes note of memory and CPU time.
     ///
     /// # Errors
     ///
@@ -86,7 +117,46 @@ impl Watch {
             self.rss_bytes += pages * sys::page_bytes();
         }
         self.rss_max_bytes = self.rss_max_bytes.max(self.rss_bytes);
+        self.keep_sample()
+    }
+
+    fn keep_sample(&mut self) -> Result<(), BenchError> {
+        let elapsed = self.begun.elapsed();
+        if self
+            .samples
+            .last()
+            .is_some_and(|last| elapsed.as_secs_f64() - last.seconds < self.interval.as_secs_f64())
+        {
+            return Ok(());
+        }
+        let mut ticks = 0;
+        for &pid in &self.pids {
+            let read = |source| BenchError::Process { pid, source };
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(read)?;
+            let (user, system) =
+                parse_cpu_ticks(&stat).ok_or_else(|| read(io::ErrorKind::InvalidData.into()))?;
+            ticks += user + system;
+        }
+        let ticks = ticks.saturating_sub(self.before.user_ticks + self.before.system_ticks);
+        self.samples.push(ProcessSample {
+            seconds: elapsed.as_secs_f64(),
+            cpu_seconds: ticks as f64 / sys::ticks_per_second() as f64,
+            rss_bytes: self.rss_bytes,
+        });
+        if self.samples.len() > SAMPLES_MAX {
+            let mut number = 0;
+            self.samples.retain(|_| {
+                number += 1;
+                number % 2 == 1
+            });
+            self.interval = self.interval.max(elapsed / SAMPLES_MAX as u32) * 2;
+        }
         Ok(())
+    }
+
+    /// CPU time and memory over the time since [`Watch::begin`].
+    pub fn samples(&self) -> &[ProcessSample] {
+        &self.samples
     }
 
     /// What was used since [`Watch::begin`].

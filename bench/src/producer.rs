@@ -1,6 +1,6 @@
 //! Producers: one thread's share of the load, on one event loop.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use protocol::ApiKey;
 
@@ -11,11 +11,16 @@ use crate::{
     consumer::FetchLane,
     error::BenchError,
     fetch::{FetchLimits, FetchSession, Position},
-    frames::{PreparedProduce, Stamp, Template, read_produce_response},
+    frames::{PreparedProduce, Stamp, Templates, read_produce_response},
+    keys::partition_of,
+    progress::Progress,
     schedule::{Schedule, Window},
     sys::{self, Interest},
     tally::{Tally, Times, count_broker_error, count_error},
 };
+
+/// How often a thread that has nothing left to do looks whether the others have.
+const OTHERS_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// When requests are made.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,8 +48,10 @@ pub struct ProduceLoad {
     pub cluster: Cluster,
     /// The version of Produce.
     pub api_version: i16,
-    /// The batch of every request.
-    pub template: Template,
+    /// The batches.
+    pub templates: Templates,
+    /// Whether partitions are taken as the hashes of random keys fall, instead of in turn.
+    pub is_keyed: bool,
     /// The request of each partition.
     pub prepared: Vec<PreparedProduce>,
     /// The run's number when records are stamped to be read back.
@@ -57,6 +64,12 @@ pub struct ProduceLoad {
     pub spin_ns: u64,
     /// How long answers are waited for after the load's end.
     pub timeout: Duration,
+    /// Requests of all threads in closed load; the window's end ends it otherwise.
+    pub requests_max: Option<u64>,
+    /// A request that is unanswered for longer ends the run: the rate is too high to go on.
+    pub lag_ns_max: Option<u64>,
+    /// What all threads have done so far.
+    pub progress: Progress,
 }
 
 /// What reads the records back.
@@ -68,21 +81,52 @@ pub struct TailOptions {
     pub offsets: Vec<i64>,
     /// The limits of each Fetch.
     pub limits: FetchLimits,
+    /// Consumers over all threads; partitions are dealt out to them.
+    pub consumers: usize,
 }
 
-/// A client that writes to all partitions in turn.
+/// A client that writes to all partitions.
 #[derive(Debug)]
 struct Producer {
     /// The connection to each partition's leader.
     routes: Vec<usize>,
-    next_partition: usize,
+    next: Turn,
+}
+
+/// Which of some partitions is next.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    /// One after the other.
+    Cyclic { next: usize },
+    /// As the hashes of random keys fall.
+    Keyed { state: u64 },
+}
+
+impl Turn {
+    fn new(is_keyed: bool, start: usize, seed: usize) -> Turn {
+        if is_keyed { Turn::Keyed { state: seed as u64 + 1 } } else { Turn::Cyclic { next: start } }
+    }
+
+    fn take(&mut self, count: usize) -> usize {
+        match self {
+            Turn::Cyclic { next } => {
+                let taken = *next;
+                *next = (taken + 1) % count;
+                taken
+            }
+            Turn::Keyed { state } => {
+                *state = state.wrapping_add(1);
+                partition_of(&state.to_be_bytes(), count)
+            }
+        }
+    }
 }
 
 /// What one connection writes to when it is kept full.
 #[derive(Debug)]
 struct Lane {
     partitions: Vec<usize>,
-    next: usize,
+    next: Turn,
 }
 
 /// The connections of one thread: its producers, and the consumers that read back.
@@ -111,7 +155,9 @@ impl Clients {
             clients.add_producer(load, producer)?;
         }
         if let Some(tail) = tail {
-            clients.add_tails(load, tail)?;
+            for consumer in (thread..tail.consumers).step_by(load.threads) {
+                clients.add_consumer(load, tail, consumer)?;
+            }
         }
         Ok(clients)
     }
@@ -127,22 +173,25 @@ impl Clients {
             }
             partitions.iter().for_each(|&at| routes[at] = self.connections.len());
             self.connections.push(Connection::open(address, load.timeout)?);
-            let next = number * partitions.len() / load.producers;
+            // Producers begin at different partitions, so that they do not visit each in a herd.
+            let next = Turn::new(load.is_keyed, number * partitions.len() / load.producers, number);
             self.lanes.push(Lane { partitions, next });
         }
-        // Producers begin at different partitions, so that they do not visit each in a herd.
-        let next_partition = number * routes.len() / load.producers;
-        self.producers.push(Producer { routes, next_partition });
+        let next = Turn::new(load.is_keyed, number * routes.len() / load.producers, number << 32);
+        self.producers.push(Producer { routes, next });
         Ok(())
     }
 
-    fn add_tails(&mut self, load: &ProduceLoad, tail: &TailOptions) -> Result<(), BenchError> {
+    fn add_consumer(
+        &mut self,
+        load: &ProduceLoad,
+        tail: &TailOptions,
+        number: usize,
+    ) -> Result<(), BenchError> {
         let cluster = &load.cluster;
         for (leader, address) in &cluster.nodes {
-            let positions: Vec<Position> = cluster
-                .partitions
-                .iter()
-                .zip(&tail.offsets)
+            let share = cluster.partitions.iter().zip(&tail.offsets).skip(number).step_by(tail.consumers);
+            let positions: Vec<Position> = share
                 .filter(|(place, _)| place.leader == *leader)
                 .map(|(place, &offset)| Position::new(place.topic, place.partition, offset, None))
                 .collect();
@@ -167,8 +216,8 @@ pub struct ProduceWorker<'load> {
     next_producer: usize,
     correlation_id: i32,
     outstanding: usize,
-    acknowledged: u64,
-    read_back: u64,
+    submitted: u64,
+    is_producing: bool,
     tally: Tally,
 }
 
@@ -199,8 +248,8 @@ impl<'load> ProduceWorker<'load> {
             next_producer: 0,
             correlation_id: 0,
             outstanding: 0,
-            acknowledged: 0,
-            read_back: 0,
+            submitted: 0,
+            is_producing: true,
             tally: Tally::new(window),
         }
     }
@@ -214,10 +263,7 @@ impl<'load> ProduceWorker<'load> {
         let unanswered: usize =
             self.clients.connections[..self.clients.lanes.len()].iter().map(Connection::outstanding).sum();
         count_error(&mut self.tally.errors, "Produce unanswered".to_owned(), unanswered as u64);
-        if !self.clients.tails.is_empty() {
-            let unread = self.acknowledged.saturating_sub(self.read_back);
-            count_error(&mut self.tally.errors, "acknowledged but not read back".to_owned(), unread);
-        }
+        self.finish_producing();
         self.tally
     }
 
@@ -233,6 +279,7 @@ impl<'load> ProduceWorker<'load> {
                 connection.flush(&self.load.clock)?;
             }
             self.count_completed();
+            self.check_lag()?;
             let Some(timeout) = self.time_to_wait() else { return Ok(()) };
             wait(&self.clients.connections, &mut interests, timeout)?;
             for (at, interest) in interests.iter().enumerate() {
@@ -261,21 +308,33 @@ impl<'load> ProduceWorker<'load> {
     }
 
     fn submit_scheduled(&mut self, due_ns: u64) {
-        let producers = &mut self.clients.producers;
         let at = self.next_producer;
-        self.next_producer = (at + 1) % producers.len();
-        let partition = producers[at].next_partition;
-        producers[at].next_partition = (partition + 1) % producers[at].routes.len();
-        let connection = producers[at].routes[partition];
+        self.next_producer = (at + 1) % self.clients.producers.len();
+        let producer = &mut self.clients.producers[at];
+        let partition = producer.next.take(producer.routes.len());
+        let connection = producer.routes[partition];
         self.submit(connection, partition, due_ns);
+    }
+
+    fn check_lag(&self) -> Result<(), BenchError> {
+        let Some(lag_ns_max) = self.load.lag_ns_max else { return Ok(()) };
+        let oldest_ns = self.clients.connections[..self.clients.lanes.len()]
+            .iter()
+            .filter_map(Connection::oldest_scheduled_ns)
+            .min();
+        match oldest_ns {
+            Some(oldest_ns) if self.load.clock.now_ns().saturating_sub(oldest_ns) > lag_ns_max => {
+                Err(BenchError::Overload { outstanding: self.outstanding })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn fill_lanes(&mut self, in_flight: usize) {
         for at in 0..self.clients.lanes.len() {
-            while self.clients.connections[at].outstanding() < in_flight {
+            while self.clients.connections[at].outstanding() < in_flight && !self.has_submitted_all() {
                 let lane = &mut self.clients.lanes[at];
-                let partition = lane.partitions[lane.next];
-                lane.next = (lane.next + 1) % lane.partitions.len();
+                let partition = lane.partitions[lane.next.take(lane.partitions.len())];
                 let now_ns = self.load.clock.now_ns();
                 self.submit(at, partition, now_ns);
             }
@@ -286,39 +345,58 @@ impl<'load> ProduceWorker<'load> {
         self.correlation_id = self.correlation_id.wrapping_add(1);
         let ticket = Ticket { correlation_id: self.correlation_id, scheduled_ns, sent_ns: 0 };
         self.outstanding += 1;
+        self.submitted += 1;
         let prepared = &self.load.prepared[partition];
         let request = match self.load.stamp_run {
-            Some(run) => {
-                prepared.request_with(self.load.template.stamped(Stamp { run, scheduled_ns }), ticket)
-            }
+            Some(run) => prepared
+                .request_with(self.load.templates.of(partition).stamped(Stamp { run, scheduled_ns }), ticket),
             None => prepared.request(ticket),
         };
         self.clients.connections[connection].enqueue(request);
     }
 
     /// How long to sleep; `None` when there is nothing left to wait for.
-    fn time_to_wait(&self) -> Option<Duration> {
+    fn time_to_wait(&mut self) -> Option<Duration> {
         let now_ns = self.load.clock.now_ns();
+        if let Some(next_ns) = self.next_send_ns(now_ns) {
+            return Some(Duration::from_nanos(next_ns.saturating_sub(now_ns + self.load.spin_ns)));
+        }
+        let give_up_ns = self.window.end_ns.saturating_add(self.load.timeout.as_nanos() as u64);
+        let producers = &self.clients.connections[..self.clients.lanes.len()];
+        let is_answered = producers.iter().all(|connection| connection.outstanding() == 0);
+        if is_answered {
+            self.finish_producing();
+        }
+        let is_over = is_answered && (self.clients.tails.is_empty() || self.load.progress.is_all_read());
+        if is_over || now_ns >= give_up_ns {
+            return None;
+        }
+        let left = Duration::from_nanos(give_up_ns - now_ns);
+        // Nothing wakes this thread when another one's last record is acknowledged.
+        Some(if is_answered { left.min(OTHERS_POLL_INTERVAL) } else { left })
+    }
+
+    /// When something is to be sent next; `None` when all is.
+    fn next_send_ns(&self, now_ns: u64) -> Option<u64> {
         let window = self.window;
-        let next_ns = match &self.schedule {
+        match &self.schedule {
             Some(schedule) => schedule.next_due_ns(),
+            None if self.has_submitted_all() => None,
             None if now_ns < window.load_start_ns => Some(window.load_start_ns),
             // Without answers there is nothing to wake up for, but there is room again.
             None if self.load.stops_when_written() && now_ns < window.end_ns => Some(now_ns),
             None => (now_ns < window.end_ns).then_some(window.end_ns),
-        };
-        let Some(next_ns) = next_ns else {
-            let give_up_ns = window.end_ns + self.load.timeout.as_nanos() as u64;
-            let is_over = self.is_all_answered() || now_ns >= give_up_ns;
-            return (!is_over).then(|| Duration::from_nanos(give_up_ns - now_ns));
-        };
-        Some(Duration::from_nanos(next_ns.saturating_sub(now_ns + self.load.spin_ns)))
+        }
     }
 
-    fn is_all_answered(&self) -> bool {
-        let producers = &self.clients.connections[..self.clients.lanes.len()];
-        producers.iter().all(|connection| connection.outstanding() == 0)
-            && (self.clients.tails.is_empty() || self.read_back >= self.acknowledged)
+    fn has_submitted_all(&self) -> bool {
+        self.load.requests_max.is_some_and(|max| self.submitted >= max.div_ceil(self.load.threads as u64))
+    }
+
+    fn finish_producing(&mut self) {
+        if std::mem::take(&mut self.is_producing) {
+            self.load.progress.producing.fetch_sub(1, Ordering::Release);
+        }
     }
 
     fn on_readable(&mut self, at: usize) -> Result<(), BenchError> {
@@ -359,29 +437,31 @@ impl<'load> ProduceWorker<'load> {
     }
 
     fn count_success(&mut self, ticket: Ticket, answered_ns: u64) {
-        self.acknowledged += self.load.template.records() as u64;
+        let template = self.load.templates.any();
+        self.load.progress.acknowledged.fetch_add(template.records() as u64, Ordering::Release);
         let times = Times { scheduled_ns: ticket.scheduled_ns, sent_ns: ticket.sent_ns, answered_ns };
-        let template = &self.load.template;
         self.tally.count_success(times, template.records() as u64, template.batch_bytes() as u64);
     }
 
     fn on_fetched(&mut self, at: usize, tail: usize, read_ns: u64) -> Result<(), BenchError> {
         let load = self.load;
         while let Some((_, frame)) = self.clients.connections[at].next_response()? {
-            let (tally, read_back) = (&mut self.tally, &mut self.read_back);
-            let mut failed = false;
+            let tally = &mut self.tally;
+            let (mut records, mut failed) = (0, false);
             let mut errors = Vec::new();
             self.clients.tails[tail].session.accept(
                 frame,
-                |header, batch| match load.template.read_stamp(batch) {
-                    Some(stamp) if Some(stamp.run) == load.stamp_run => {
-                        *read_back += header.record_count.max(0) as u64;
-                        tally.count_read_back(stamp.scheduled_ns, read_ns);
+                |header, batch| {
+                    records += header.record_count.max(0) as u64;
+                    let Some(run) = load.stamp_run else { return };
+                    match load.templates.any().read_stamp(batch) {
+                        Some(stamp) if stamp.run == run => tally.count_read_back(stamp.scheduled_ns, read_ns),
+                        _ => failed = true,
                     }
-                    _ => failed = true,
                 },
                 |code| errors.push(code),
             )?;
+            load.progress.read.fetch_add(records, Ordering::Release);
             if failed {
                 count_error(&mut tally.errors, "read back a record of another producer".to_owned(), 1);
             }
@@ -403,7 +483,7 @@ const STAMPED_BYTES_MAX: usize = 1 << 30;
 impl ProduceLoad {
     fn outstanding_max(&self) -> usize {
         match self.stamp_run {
-            Some(_) => (STAMPED_BYTES_MAX / self.template.batch_bytes()).clamp(1, OUTSTANDING_MAX),
+            Some(_) => (STAMPED_BYTES_MAX / self.templates.any().batch_bytes()).clamp(1, OUTSTANDING_MAX),
             None => OUTSTANDING_MAX,
         }
     }

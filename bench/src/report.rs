@@ -1,28 +1,48 @@
-//! The report of a run, as a table and as JSON.
+//! What a command found, as data: the JSON is made of it, and the table, the page and comparisons are.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{collections::BTreeMap, fs, path::Path};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{floor::FloorReport, histogram::Summary, process::ProcessReport, tally::Errors};
+use crate::{
+    error::BenchError,
+    floor::FloorReport,
+    histogram::{CurvePoint, Summary},
+    process::{ProcessReport, ProcessSample},
+    tally::Errors,
+    timeline::TimelinePoint,
+};
 
-/// Everything that one run found. Its fields are the JSON; names say their units.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// Everything that one command found. Its fields are the JSON; names say their units.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// `chronik-bench`.
-    pub tool: &'static str,
+    pub tool: String,
     /// The harness' version.
-    pub version: &'static str,
-    /// The command: `produce`, `consume` or `latency`.
-    pub command: &'static str,
-    /// How the load was made.
-    pub load: LoadKind,
-    /// When the run started, on the wall clock.
+    pub version: String,
+    /// The command: `produce`, `sweep` and so on.
+    pub command: String,
+    /// What is measured, in the words of whoever ran it (`--label`).
+    pub label: Option<String>,
+    /// When the command started, on the wall clock.
     pub started_unix_ms: u64,
     /// The options of the command as given and by default.
     pub options: serde_json::Value,
     /// The machine of the harness.
     pub machine: MachineReport,
+    /// The runs, in their order.
+    pub runs: Vec<RunReport>,
+    /// What a search came to.
+    pub search: Option<SearchReport>,
+}
+
+/// One load, from its start to its end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// Its name, the same for the same load in another report.
+    pub name: String,
+    /// How the load was made.
+    pub load: LoadKind,
     /// The cluster.
     pub cluster: ClusterReport,
     /// The floor of the machine; absent with `--no-floor`.
@@ -35,12 +55,18 @@ pub struct Report {
     pub client: ClientReport,
     /// What the broker cost, of the processes named by `--broker-pid`.
     pub broker: Option<BrokerReport>,
+    /// Percentile curves.
+    pub curves: Curves,
+    /// Latency from due to answered over time.
+    pub timeline: Vec<TimelinePoint>,
+    /// CPU time and memory of the broker over time.
+    pub broker_samples: Vec<ProcessSample>,
     /// Errors by kind. Empty in a good run.
     pub errors: Errors,
 }
 
 /// How the load was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LoadKind {
     /// On a fixed schedule.
@@ -49,10 +75,12 @@ pub enum LoadKind {
     Closed,
     /// One Fetch after the other, until the end.
     Drain,
+    /// None: what the broker costs at rest.
+    Idle,
 }
 
 /// The machine of the harness.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineReport {
     /// CPUs that the harness may use.
     pub cpus: usize,
@@ -63,7 +91,7 @@ pub struct MachineReport {
 }
 
 /// The cluster as the harness found it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterReport {
     /// What the cluster calls itself.
     pub cluster_id: Option<String>,
@@ -72,11 +100,11 @@ pub struct ClusterReport {
     /// Partitions that were used.
     pub partitions: usize,
     /// Version of each API that carried the load.
-    pub api_versions: BTreeMap<&'static str, i16>,
+    pub api_versions: BTreeMap<String, i16>,
 }
 
 /// Amounts and latencies of the measured part.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// Length of the measured part.
     pub seconds: f64,
@@ -98,6 +126,10 @@ pub struct Results {
     pub batch_bytes_per_second: f64,
     /// Value bytes per second.
     pub value_bytes_per_second: Option<f64>,
+    /// Records that consumers read back during the load and after it.
+    pub read_back_records: u64,
+    /// Records that retention removed by the end of the run, where the topic was made with a retention of its own.
+    pub expired_records: Option<u64>,
     /// From due to answered.
     pub latency: Option<Summary>,
     /// From sent to answered.
@@ -108,8 +140,8 @@ pub struct Results {
     pub end_to_end: Option<Summary>,
 }
 
-/// Latencies as multiples of the floor's.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// Latencies as multiples of the floor's: at the load's pace where it was sampled so.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ratios {
     /// Median from due to answered.
     pub latency_p50: f64,
@@ -125,8 +157,9 @@ impl Ratios {
     /// The ratios of a run that has latencies.
     pub fn new(results: &Results, floor: &FloorReport) -> Option<Ratios> {
         let (latency, service) = (results.latency?, results.service?);
-        let p50 = |ns: u64| ns as f64 / floor.acks_all_p50_ns as f64;
-        let p99 = |ns: u64| ns as f64 / floor.acks_all_p99_ns as f64;
+        let floor = floor.reference().acks_all;
+        let p50 = |ns: u64| ns as f64 / floor.p50_ns as f64;
+        let p99 = |ns: u64| ns as f64 / floor.p99_ns as f64;
         Some(Ratios {
             latency_p50: p50(latency.p50_ns),
             latency_p99: p99(latency.p99_ns),
@@ -136,8 +169,19 @@ impl Ratios {
     }
 }
 
+/// Percentile curves of a run; empty where there are no latencies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Curves {
+    /// From due to answered.
+    pub latency: Vec<CurvePoint>,
+    /// From due to read back.
+    pub end_to_end: Vec<CurvePoint>,
+    /// Of the floor that latencies are compared with.
+    pub floor: Vec<CurvePoint>,
+}
+
 /// What the harness itself cost during the measured part.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClientReport {
     /// CPU time in user space.
     pub cpu_user_seconds: f64,
@@ -150,7 +194,7 @@ pub struct ClientReport {
 }
 
 /// What the broker cost during the measured part.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BrokerReport {
     /// Of all its processes.
     #[serde(flatten)]
@@ -161,171 +205,56 @@ pub struct BrokerReport {
     pub cpu_seconds_per_gb: Option<f64>,
 }
 
-/// How much the parts of the floor may differ without a warning.
-const FLOOR_SPREAD_MAX: f64 = 1.5;
-
-/// The report for a terminal.
-pub fn render(report: &Report) -> String {
-    let mut out = String::new();
-    render_head(&mut out, report);
-    render_amounts(&mut out, report);
-    render_latencies(&mut out, report);
-    render_cost(&mut out, report);
-    if report.errors.is_empty() {
-        line(&mut out, "errors", "none");
-    }
-    for (what, count) in &report.errors {
-        line(&mut out, "ERROR", &format!("{count} × {what}"));
-    }
-    out
+/// The outcome of a search for the highest rate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchReport {
+    /// The bound on the 99th percentile from due to answered.
+    pub p99_ms_max: f64,
+    /// The highest rate within it that was run; absent when none was.
+    pub records_per_second: Option<f64>,
+    /// The name of its run.
+    pub run: Option<String>,
 }
 
-fn line(out: &mut String, name: &str, value: &str) {
-    writeln!(out, "{name:<16}{value}").expect("a string takes everything");
-}
-
-fn render_head(out: &mut String, report: &Report) {
-    let kind = match report.load {
-        LoadKind::Open => "open load, latency from the scheduled time",
-        LoadKind::Closed => "CLOSED load, requests outstanding at all times: latency is that of a full queue",
-        LoadKind::Drain => "one Fetch after the other",
-    };
-    line(out, &format!("{} ", report.command), kind);
-    let nodes: Vec<&str> = report.cluster.nodes.values().map(String::as_str).collect();
-    let versions: Vec<String> =
-        report.cluster.api_versions.iter().map(|(api, version)| format!("{api} v{version}")).collect();
-    let partitions = report.cluster.partitions;
-    let plural = if partitions == 1 { "" } else { "s" };
-    line(
-        out,
-        "cluster",
-        &format!("{}, {partitions} partition{plural}, {}", nodes.join(" "), versions.join(", ")),
-    );
-}
-
-fn render_amounts(out: &mut String, report: &Report) {
-    let results = &report.results;
-    let scheduled = results
-        .scheduled_records_per_second
-        .map_or(String::new(), |rate| format!(" of {rate:.0} records/s scheduled"));
-    let amounts = format!(
-        "{:.0} records/s{scheduled}, {:.0} requests/s over {:.2} s",
-        results.records_per_second, results.requests_per_second, results.seconds,
-    );
-    line(out, "rate", &amounts);
-    let batches = format!("{:.1} MB/s of batches", results.batch_bytes_per_second / 1e6);
-    let throughput = match results.value_bytes_per_second {
-        Some(values) => format!("{:.1} MB/s of record values, {batches}", values / 1e6),
-        None => batches,
-    };
-    line(out, "throughput", &throughput);
-}
-
-fn render_latencies(out: &mut String, report: &Report) {
-    let floor = report.floor.as_ref();
-    let results = &report.results;
-    let rows = [
-        ("latency", results.latency),
-        ("  sent to answer", results.service),
-        ("  due to sent", results.lateness),
-        ("end to end", results.end_to_end),
-        ("floor: loopback", floor.map(|floor| floor.round_trip)),
-        ("floor: write", floor.map(|floor| floor.durable_write)),
-    ];
-    if rows.iter().all(|(_, summary)| summary.is_none()) {
-        return;
-    }
-    let heads = ["p50", "p90", "p99", "p99.9", "p99.99", "max", "count"];
-    let mut head = format!("{:<16}", "microseconds");
-    heads.iter().for_each(|name| write!(head, "{name:>11}").expect("a string takes everything"));
-    writeln!(out, "{head}").expect("a string takes everything");
-    for (name, summary) in rows {
-        let Some(summary) = summary else { continue };
-        let mut row = format!("{name:<16}");
-        for ns in [
-            summary.p50_ns,
-            summary.p90_ns,
-            summary.p99_ns,
-            summary.p999_ns,
-            summary.p9999_ns,
-            summary.max_ns,
-        ] {
-            write!(row, "{:>11.1}", ns as f64 / 1e3).expect("a string takes everything");
-        }
-        writeln!(out, "{row}{:>11}", summary.count).expect("a string takes everything");
-    }
-    if let Some(floor) = floor {
-        let figures = format!(
-            "acks=all p50 {:.1} µs, p99 {:.1} µs ({}-byte request); memcpy {:.1} GB/s, CRC-32C {:.1} GB/s",
-            floor.acks_all_p50_ns as f64 / 1e3,
-            floor.acks_all_p99_ns as f64 / 1e3,
-            floor.request_bytes,
-            floor.memcpy_bytes_per_second / 1e9,
-            floor.crc32c_bytes_per_second / 1e9,
-        );
-        line(out, "floor", &figures);
-        if floor.spread() > FLOOR_SPREAD_MAX {
-            let medians: Vec<String> = floor
-                .parts
-                .iter()
-                .map(|part| {
-                    format!("{:.1}", (part.round_trip_p50_ns + part.durable_write_p50_ns) as f64 / 1e3)
-                })
-                .collect();
-            let warning =
-                format!("it was {} µs before and after: do not trust the ratio", medians.join(" and "));
-            line(out, "UNSTEADY FLOOR", &warning);
+impl Report {
+    /// Whether the command found what it was to find, without errors. A search tries rates that are too high, so its
+    /// runs may have them.
+    pub fn is_good(&self) -> bool {
+        match &self.search {
+            Some(search) => search.run.is_some(),
+            None => self.runs.iter().all(|run| run.errors.is_empty()),
         }
     }
-    if let Some(ratios) = report.ratios {
-        let figures = format!(
-            "p50 {:.2} × floor, p99 {:.2} × floor; from sent: p50 {:.2} ×, p99 {:.2} ×",
-            ratios.latency_p50, ratios.latency_p99, ratios.service_p50, ratios.service_p99,
-        );
-        line(out, "ratio", &figures);
-    }
-}
 
-fn render_cost(out: &mut String, report: &Report) {
-    let client = report.client;
-    let per_request =
-        client.cpu_us_per_request.map_or(String::new(), |us| format!(", {us:.1} µs per request"));
-    let figures = format!(
-        "{:.2} s user + {:.2} s system = {:.1} % of a core{per_request}",
-        client.cpu_user_seconds,
-        client.cpu_system_seconds,
-        client.cores * 100.0,
-    );
-    line(out, "client CPU", &figures);
-    let Some(broker) = report.broker else { return };
-    let process = broker.process;
-    let per_gb =
-        broker.cpu_seconds_per_gb.map_or(String::new(), |seconds| format!(", {seconds:.2} s per GB"));
-    let figures = format!(
-        "{:.2} s user + {:.2} s system = {:.1} % of a core{per_gb}",
-        process.cpu_user_seconds,
-        process.cpu_system_seconds,
-        broker.cores * 100.0,
-    );
-    line(out, "broker CPU", &figures);
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let figures = format!(
-        "{:.1} MiB resident, at most {:.1}; {:.1} MiB written; {} switches, {} of them forced",
-        mib(process.rss_bytes),
-        mib(process.rss_max_bytes),
-        mib(process.written_bytes),
-        process.voluntary_switches + process.involuntary_switches,
-        process.involuntary_switches,
-    );
-    line(out, "broker memory", &figures);
+    /// Writes the report as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`BenchError::WriteReport`].
+    pub fn write_json(&self, path: &Path) -> Result<(), BenchError> {
+        let json = serde_json::to_string(self).expect("a report is plain data");
+        fs::write(path, json + "\n")
+            .map_err(|source| BenchError::WriteReport { path: path.to_owned(), source })
+    }
+
+    /// Reads what [`Report::write_json`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`BenchError::ReadReport`].
+    pub fn read_json(path: &Path) -> Result<Report, BenchError> {
+        let refuse = |what: String| BenchError::ReadReport { path: path.to_owned(), what };
+        let json = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+        serde_json::from_str(&json).map_err(|error| refuse(error.to_string()))
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use expect_test::expect;
+pub mod samples {
+    //! A report for tests.
 
     use super::*;
-    use crate::floor::FloorPart;
+    use crate::floor::{FloorFigures, FloorPart};
 
     fn summary(scale: u64) -> Summary {
         Summary {
@@ -341,13 +270,20 @@ mod tests {
         }
     }
 
-    fn report() -> Report {
+    fn figures(scale: u64) -> FloorFigures {
+        FloorFigures {
+            round_trip: summary(scale),
+            durable_write: summary(2 * scale),
+            acks_all: summary(3 * scale),
+        }
+    }
+
+    /// A run with something in every field.
+    pub fn run() -> RunReport {
         let floor = FloorReport {
             request_bytes: 250,
-            round_trip: summary(1_000),
-            durable_write: summary(2_000),
-            acks_all_p50_ns: 90_000,
-            acks_all_p99_ns: 270_000,
+            back_to_back: figures(500),
+            paced: Some(figures(1_000)),
             parts: vec![
                 FloorPart { round_trip_p50_ns: 28_000, durable_write_p50_ns: 55_000 },
                 FloorPart { round_trip_p50_ns: 32_000, durable_write_p50_ns: 950_000 },
@@ -366,24 +302,39 @@ mod tests {
             records_per_second: 1_000.0,
             batch_bytes_per_second: 170_000.0,
             value_bytes_per_second: Some(100_000.0),
+            read_back_records: 0,
+            expired_records: Some(4_000),
             latency: Some(summary(6_000)),
             service: Some(summary(5_000)),
             lateness: Some(summary(1_000)),
             end_to_end: None,
         };
-        Report {
-            tool: "chronik-bench",
-            version: "0.0.0",
-            command: "produce",
+        let process = ProcessReport {
+            cpu_user_seconds: 1.0,
+            cpu_system_seconds: 2.0,
+            rss_bytes: 50 << 20,
+            rss_max_bytes: 60 << 20,
+            voluntary_switches: 30_000,
+            involuntary_switches: 7,
+            written_bytes: 40 << 20,
+        };
+        let curve = [(1.0, 60_000), (0.1, 360_000), (0.001, 720_000)]
+            .map(|(beyond, latency_ns)| CurvePoint { beyond, latency_ns });
+        let point = |second: u64| TimelinePoint {
+            start_ns: second * 1_000_000_000,
+            count: 1_000,
+            p50_ns: 180_000,
+            p99_ns: 540_000,
+            max_ns: 720_000 + second,
+        };
+        RunReport {
+            name: "produce".to_owned(),
             load: LoadKind::Open,
-            started_unix_ms: 1_700_000_000_000,
-            options: serde_json::json!({"rate": 1000.0}),
-            machine: MachineReport { cpus: 2, cpu_model: "a CPU".into(), kernel: "6.18".into() },
             cluster: ClusterReport {
                 cluster_id: Some("id".into()),
                 nodes: [(1, "127.0.0.1:9092".into())].into(),
                 partitions: 100,
-                api_versions: [("Produce", 12)].into(),
+                api_versions: [("Produce".to_owned(), 12)].into(),
             },
             ratios: Ratios::new(&results, &floor),
             floor: Some(floor),
@@ -394,79 +345,68 @@ mod tests {
                 cores: 0.1,
                 cpu_us_per_request: Some(100.0),
             },
-            broker: Some(BrokerReport {
-                process: ProcessReport {
-                    cpu_user_seconds: 1.0,
-                    cpu_system_seconds: 2.0,
-                    rss_bytes: 50 << 20,
-                    rss_max_bytes: 60 << 20,
-                    voluntary_switches: 30_000,
-                    involuntary_switches: 7,
-                    written_bytes: 40 << 20,
-                },
-                cores: 0.3,
-                cpu_seconds_per_gb: Some(12.5),
-            }),
-            errors: Errors::from([("Produce NOT_LEADER_OR_FOLLOWER".to_owned(), 3)]),
+            broker: Some(BrokerReport { process, cores: 0.3, cpu_seconds_per_gb: Some(12.5) }),
+            curves: Curves { latency: curve.to_vec(), end_to_end: Vec::new(), floor: curve.to_vec() },
+            timeline: (0..3).map(point).collect(),
+            broker_samples: vec![
+                ProcessSample { seconds: 0.0, cpu_seconds: 0.0, rss_bytes: 40 << 20 },
+                ProcessSample { seconds: 5.0, cpu_seconds: 1.5, rss_bytes: 60 << 20 },
+            ],
+            errors: Errors::new(),
         }
     }
 
+    /// A report of one run.
+    pub fn report() -> Report {
+        Report {
+            tool: "chronik-bench".to_owned(),
+            version: "0.0.0".to_owned(),
+            command: "produce".to_owned(),
+            label: Some("a <broker>".to_owned()),
+            started_unix_ms: 1_700_000_000_000,
+            options: serde_json::json!({"rate": 1000.0}),
+            machine: MachineReport { cpus: 2, cpu_model: "a CPU".into(), kernel: "6.18".into() },
+            runs: vec![run()],
+            search: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{samples::report, *};
+
     #[test]
-    fn the_table_is_readable() {
-        expect![[r#"
-            produce         open load, latency from the scheduled time
-            cluster         127.0.0.1:9092, 100 partitions, Produce v12
-            rate            1000 records/s of 1000 records/s scheduled, 1000 requests/s over 10.00 s
-            throughput      0.1 MB/s of record values, 0.2 MB/s of batches
-            microseconds            p50        p90        p99      p99.9     p99.99        max      count
-            latency               180.0      360.0      540.0      594.0      660.0      720.0       1000
-              sent to answer      150.0      300.0      450.0      495.0      550.0      600.0       1000
-              due to sent          30.0       60.0       90.0       99.0      110.0      120.0       1000
-            floor: loopback        30.0       60.0       90.0       99.0      110.0      120.0       1000
-            floor: write           60.0      120.0      180.0      198.0      220.0      240.0       1000
-            floor           acks=all p50 90.0 µs, p99 270.0 µs (250-byte request); memcpy 9.5 GB/s, CRC-32C 7.2 GB/s
-            UNSTEADY FLOOR  it was 83.0 and 982.0 µs before and after: do not trust the ratio
-            ratio           p50 2.00 × floor, p99 2.00 × floor; from sent: p50 1.67 ×, p99 1.67 ×
-            client CPU      0.25 s user + 0.75 s system = 10.0 % of a core, 100.0 µs per request
-            broker CPU      1.00 s user + 2.00 s system = 30.0 % of a core, 12.50 s per GB
-            broker memory   50.0 MiB resident, at most 60.0; 40.0 MiB written; 30007 switches, 7 of them forced
-            ERROR           3 × Produce NOT_LEADER_OR_FOLLOWER
-        "#]].assert_eq(&render(&report()));
+    fn the_json_is_read_back() {
+        let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+        let path = folder.join(format!("chronik-bench-report-{}.json", std::process::id()));
+        report().write_json(&path).unwrap();
+        assert_eq!(Report::read_json(&path).unwrap(), report());
+        fs::write(&path, "{}").unwrap();
+        let refused = Report::read_json(&path).unwrap_err().to_string();
+        assert!(refused.contains("missing field `tool`"), "{refused}");
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(Report::read_json(&path), Err(BenchError::ReadReport { .. })));
     }
 
     #[test]
-    fn the_json_keeps_its_shape() {
-        let json = serde_json::to_value(report()).unwrap();
-        let keys = |value: &serde_json::Value| {
-            value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
-        };
-        let shape: Vec<String> = [
-            "",
-            "/machine",
-            "/cluster",
-            "/floor",
-            "/floor/round_trip",
-            "/results",
-            "/ratios",
-            "/client",
-            "/broker",
-        ]
-        .iter()
-        .map(|path| format!("{path}: {}", keys(json.pointer(path).unwrap())))
-        .collect();
-        expect![[r#"
-            : broker client cluster command errors floor load machine options ratios results started_unix_ms tool version
-            /machine: cpu_model cpus kernel
-            /cluster: api_versions cluster_id nodes partitions
-            /floor: acks_all_p50_ns acks_all_p99_ns crc32c_bytes_per_second durable_write memcpy_bytes_per_second parts request_bytes round_trip
-            /floor/round_trip: count max_ns mean_ns min_ns p50_ns p90_ns p9999_ns p999_ns p99_ns
-            /results: batch_bytes batch_bytes_per_second end_to_end latency lateness records records_per_second requests requests_per_second scheduled_records_per_second seconds service value_bytes value_bytes_per_second
-            /ratios: latency_p50 latency_p99 service_p50 service_p99
-            /client: cores cpu_system_seconds cpu_us_per_request cpu_user_seconds
-            /broker: cores cpu_seconds_per_gb cpu_system_seconds cpu_user_seconds involuntary_switches rss_bytes rss_max_bytes voluntary_switches written_bytes"#]].assert_eq(&shape.join("\n"));
-        assert_eq!(json["load"], "open");
-        assert_eq!(json["results"]["latency"]["p50_ns"], 180_000);
-        assert_eq!(json["ratios"]["latency_p50"], 2.0);
-        assert_eq!(json["errors"]["Produce NOT_LEADER_OR_FOLLOWER"], 3);
+    fn ratios_are_to_the_floor_at_the_pace_of_the_load() {
+        let run = report().runs.remove(0);
+        assert_eq!(run.ratios.unwrap().latency_p50, 2.0);
+        let mut floor = run.floor.unwrap();
+        floor.paced = None;
+        assert_eq!(Ratios::new(&run.results, &floor).unwrap().latency_p50, 4.0);
+    }
+
+    #[test]
+    fn a_search_is_good_when_a_rate_was_found() {
+        let mut report = report();
+        report.runs[0].errors.insert("Produce NOT_LEADER_OR_FOLLOWER".to_owned(), 3);
+        assert!(!report.is_good());
+        let run = Some("rate 1000".to_owned());
+        report.search = Some(SearchReport { p99_ms_max: 50.0, records_per_second: Some(1_000.0), run });
+        assert!(report.is_good());
+        report.search = Some(SearchReport { p99_ms_max: 50.0, records_per_second: None, run: None });
+        assert!(!report.is_good());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::{ApiKey, ErrorCode};
 
-use crate::{error::kafka_name, histogram::Latency, schedule::Window};
+use crate::{error::kafka_name, histogram::Latency, schedule::Window, timeline::Timeline};
 
 /// Errors by API and code, each with its count. Nothing is retried, so each is a request or partition that failed.
 pub type Errors = BTreeMap<String, u64>;
@@ -50,6 +50,8 @@ pub struct Tally {
     pub records: u64,
     /// Bytes of the record batches in them.
     pub batch_bytes: u64,
+    /// Latency over time.
+    pub timeline: Timeline,
     /// Everything that went wrong, the warm-up included.
     pub errors: Errors,
 }
@@ -66,6 +68,7 @@ impl Tally {
             requests: 0,
             records: 0,
             batch_bytes: 0,
+            timeline: Timeline::new(window),
             errors: Errors::new(),
         }
     }
@@ -82,6 +85,7 @@ impl Tally {
             self.latency.record(times.answered_ns - times.scheduled_ns);
             self.service.record(times.answered_ns - times.sent_ns);
             self.lateness.record(times.sent_ns - times.scheduled_ns);
+            self.timeline.record(times.scheduled_ns, times.answered_ns - times.scheduled_ns);
         }
         if self.window.contains(times.answered_ns) {
             self.requests += 1;
@@ -106,6 +110,7 @@ impl Tally {
         self.requests += other.requests;
         self.records += other.records;
         self.batch_bytes += other.batch_bytes;
+        self.timeline.merge(&other.timeline);
         for (what, count) in &other.errors {
             count_error(&mut self.errors, what.clone(), *count);
         }

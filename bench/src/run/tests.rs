@@ -1,17 +1,26 @@
 use clap::Parser;
 
 use super::*;
-use crate::fake_broker::{FakeBroker, Faults};
+use crate::{
+    fake_broker::{FakeBroker, Faults},
+    report::LoadKind,
+};
 
-fn run(broker: &FakeBroker, line: &str) -> Result<Report, BenchError> {
+fn run(broker: &FakeBroker, line: &str) -> Result<RunReport, BenchError> {
+    let mut report = report(broker, line)?;
+    assert_eq!(report.runs.len(), 1);
+    Ok(report.runs.remove(0))
+}
+
+fn report(broker: &FakeBroker, line: &str) -> Result<Report, BenchError> {
     let timeout = if line.contains("--timeout") { "" } else { "--timeout 10" };
     let line = format!("chronik-bench {line} --bootstrap {} --no-floor {timeout}", broker.address);
     let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
     cli.command.validate()?;
-    measure(&cli.command)
+    measure(&cli.command, |_| {})
 }
 
-fn errors(report: &Report) -> Vec<(&str, u64)> {
+fn errors(report: &RunReport) -> Vec<(&str, u64)> {
     report.errors.iter().map(|(what, &count)| (what.as_str(), count)).collect()
 }
 
@@ -198,4 +207,114 @@ fn a_rate_that_nobody_can_take_ends_the_run() {
     let errors = errors(&report);
     assert!(errors.iter().any(|(what, _)| what.contains("the rate is above")), "{errors:?}");
     assert!(errors.contains(&("Produce unanswered", 1_000_000)), "{errors:?}");
+}
+
+#[test]
+fn several_consumers_on_several_threads_read_everything_back_in_batches() {
+    let broker = FakeBroker::start(Faults::default());
+    let load = "--create-topic --partitions 5 --batch-records 4 --record-size 100 --connections 3 --consumers 4 \
+                --threads 3 --duration 0.3 --warm-up 0.1";
+    let open = run(&broker, &format!("produce --rate 4000 {load}")).unwrap();
+    assert_eq!(errors(&open), []);
+    assert_eq!(open.results.end_to_end.unwrap().count, 300, "one latency for each batch");
+    assert_eq!(open.results.read_back_records, 1_600);
+    let closed = run(&broker, &format!("produce --max {load}")).unwrap();
+    assert_eq!(errors(&closed), []);
+    assert_eq!(closed.results.end_to_end, None, "nothing is scheduled");
+    assert!(closed.results.read_back_records >= closed.results.records);
+}
+
+#[test]
+fn keys_choose_the_partitions() {
+    let broker = FakeBroker::start(Faults::default());
+    let load = "produce --create-topic --keep --partitions 4 --rate 1000 --duration 0.4 --warm-up 0 --record-size 30";
+    assert_eq!(errors(&run(&broker, &format!("{load} --keyed --consumers 1")).unwrap()), []);
+    let offsets = broker.next_offsets("chronik-bench");
+    assert_eq!(offsets.iter().sum::<i64>(), 400);
+    assert!(offsets.iter().all(|&offset| offset > 50) && offsets != [100; 4], "{offsets:?}");
+}
+
+#[test]
+fn a_sweep_makes_a_run_and_a_topic_for_each_value() {
+    let broker = FakeBroker::start(Faults::default());
+    let sweep = "sweep --rate 1000 --duration 0.1 --warm-up 0";
+    let report = report(&broker, &format!("{sweep} --over partitions --values 1,7")).unwrap();
+    let runs: Vec<_> = report.runs.iter().map(|run| (run.name.as_str(), run.cluster.partitions)).collect();
+    assert_eq!(runs, [("partitions 1", 1), ("partitions 7", 7)]);
+    assert!(report.is_good());
+    assert_eq!(broker.topics(), [""; 0]);
+}
+
+#[test]
+fn a_search_ends_at_the_highest_rate_within_its_range() {
+    let broker = FakeBroker::start(Faults::default());
+    let search = "search --create-topic --from 100 --to 400 --p99-ms 10000 --duration 0.1 --warm-up 0";
+    let report = report(&broker, search).unwrap();
+    let names: Vec<_> = report.runs.iter().map(|run| run.name.as_str()).collect();
+    assert_eq!(names, ["rate 100", "rate 200", "rate 400"]);
+    assert_eq!(report.search.unwrap().records_per_second, Some(400.0));
+}
+
+#[test]
+fn a_search_against_a_broker_that_refuses_finds_nothing() {
+    let broker = FakeBroker::start(Faults { refuse_every: 2, ..Faults::default() });
+    let report = report(&broker, "search --create-topic --from 100 --duration 0.1 --warm-up 0").unwrap();
+    assert_eq!(report.runs.len(), 2, "tried twice");
+    assert!(!report.is_good());
+}
+
+#[test]
+fn a_load_whose_answers_take_too_long_is_given_up() {
+    let broker = FakeBroker::start(Faults { hold_until_requests: usize::MAX, ..Faults::default() });
+    let search = "search --create-topic --from 100 --p99-ms 1 --duration 100 --warm-up 0";
+    let report = report(&broker, search).unwrap();
+    assert!(
+        report.runs.iter().all(|run| errors(run).iter().any(|(what, _)| what.contains("the rate is above")))
+    );
+}
+
+#[test]
+fn a_backlog_is_made_and_read_while_producing_goes_on() {
+    let broker = FakeBroker::start(Faults::default());
+    let report = report(
+        &broker,
+        "backlog --create-topic --partitions 3 --backlog-mib 2 --batch-records 16 --rate 1600 --duration 0.2 \
+         --warm-up 0 --connections 2 --threads 2 --consumers 2",
+    )
+    .unwrap();
+    let runs: Vec<_> = report.runs.iter().map(|run| (run.name.as_str(), errors(run))).collect();
+    assert_eq!(
+        runs,
+        [("backlog: fill", vec![]), ("backlog: drain", vec![]), ("backlog: produce meanwhile", vec![])],
+    );
+    assert_eq!(report.runs[0].results.records, 2_048);
+    assert!(report.runs[0].results.seconds < 60.0, "the time that it took, not the most that it may");
+    assert!(report.runs[1].results.records >= 2_048);
+    assert_eq!(report.runs[2].results.latency.unwrap().count, 20);
+}
+
+#[test]
+fn workloads_make_topics_of_their_own() {
+    let broker = FakeBroker::start(Faults::default());
+    for name in [
+        "1-topic-16-partitions-1kb",
+        "keyed-1-topic-16-partitions-1kb",
+        "retention-1-topic-16-partitions-1kb",
+    ] {
+        let run = run(&broker, &format!("workload {name} --rate 800 --duration 0.1 --warm-up 0")).unwrap();
+        assert_eq!((run.name.as_str(), errors(&run)), (name, vec![]));
+        assert_eq!(run.cluster.partitions, 16);
+        assert_eq!(run.results.expired_records.is_some(), name.starts_with("retention"));
+    }
+    assert_eq!(broker.topics(), [""; 0]);
+}
+
+#[test]
+fn a_process_is_watched_at_rest() {
+    let broker = FakeBroker::start(Faults::default());
+    let pid = std::process::id();
+    let idle = format!("idle --create-topic --partitions 3 --duration 1.2 --warm-up 0 --broker-pid {pid}");
+    let run = run(&broker, &idle).unwrap();
+    assert_eq!((run.load, errors(&run)), (LoadKind::Idle, vec![]));
+    assert!(run.broker.unwrap().process.rss_bytes > 0 && run.broker_samples.len() > 1);
 }

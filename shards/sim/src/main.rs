@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if cfg!(panic = "abort") {
-        eprintln!("many histories need a build that can go on after one fails: --profile sim");
+        eprintln!("many histories need a build that can go on after one fails: --profile ci");
         return ExitCode::FAILURE;
     }
     catch_panics();
