@@ -24,7 +24,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use exit::{Error, ExitReason};
-use options::{Command, CommandLine, Options};
+use options::{ClusterCommand, ClusterOptions, Command, CommandLine, Options};
 
 fn main() -> ExitCode {
     let command_line = match CommandLine::try_parse() {
@@ -51,7 +51,10 @@ fn execute(CommandLine { command, global }: CommandLine) -> Result<(), Error> {
             Ok(())
         }
         Some(Command::Topic(command)) => cli::topic::run(&options()?, command),
-        Some(Command::Cluster(cluster)) => cli::inspect::run(&options()?, &cluster),
+        Some(Command::Cluster(ClusterOptions { output, command })) => match command {
+            ClusterCommand::View(view) => cli::inspect::run(&options()?, output, &view),
+            ClusterCommand::Change(change) => cli::membership::run(&options()?, output, &change),
+        },
         Some(Command::Produce(produce)) => cli::produce::run(&options()?, &produce),
         Some(Command::Consume(consume)) => cli::consume::run(&options()?, &consume),
         Some(Command::DumpLog(dump)) => cli::dump::run(&dump),

@@ -132,7 +132,7 @@ pub enum Command {
     /// Create, list, describe and delete topics
     #[command(subcommand)]
     Topic(TopicCommand),
-    /// Show how a running cluster is: its nodes and its partitions
+    /// Show how a running cluster is, and change its nodes and where replicas are
     Cluster(ClusterOptions),
     /// Send the lines of standard input to a topic
     Produce(ProduceOptions),
@@ -182,6 +182,21 @@ pub enum TopicCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Change the replicas of a topic, wait until they have moved, add partitions, set configurations
+    #[command(group = clap::ArgGroup::new("alteration").required(true).multiple(true))]
+    Alter {
+        /// The topic
+        name: String,
+        /// Replicas of each partition
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..), group = "alteration")]
+        replication_factor: Option<u16>,
+        /// Partitions, more than there are
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..), group = "alteration")]
+        partitions: Option<i32>,
+        /// A topic configuration, without a value to go back to its default; may be repeated
+        #[arg(long = "topic-config", value_name = "NAME=VALUE", group = "alteration")]
+        configs: Vec<String>,
+    },
     /// Delete topics with all their records
     Delete {
         /// The topics
@@ -190,7 +205,7 @@ pub enum TopicCommand {
     },
 }
 
-/// What to show of a cluster.
+/// What to do with a cluster.
 #[derive(Args, Debug)]
 pub struct ClusterOptions {
     /// How to show it
@@ -209,9 +224,54 @@ pub enum OutputFormat {
     Json,
 }
 
-/// The views of a cluster.
+/// What to show or change of a cluster.
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
+    #[command(flatten)]
+    View(ClusterView),
+    #[command(flatten)]
+    Change(ClusterChange),
+}
+
+/// The changes of a cluster. Those that move replicas wait until they have moved; the moves go on without that.
+#[derive(Debug, Subcommand)]
+pub enum ClusterChange {
+    /// Let a node join, which is started with --join then; --raft-addr says where the others are to reach it
+    AddNode {
+        /// Its id
+        #[arg(value_parser = clap::value_parser!(i32).range(0..))]
+        node: i32,
+    },
+    /// Forget a node that holds no replicas
+    RemoveNode {
+        /// Its id
+        node: i32,
+        /// Move its replicas to other nodes first
+        #[arg(long)]
+        drain: bool,
+    },
+    /// Let a node that has lost its disk come back with an empty one, started with --join; --raft-addr says where the others
+    /// are to reach it
+    ReplaceNode {
+        /// Its id
+        node: i32,
+    },
+    /// Move all replicas of a node to other nodes, and give it no new ones
+    Drain {
+        /// Its id
+        node: i32,
+    },
+    /// Spread replicas and leaders evenly over the nodes, as after one was added
+    Rebalance {
+        /// Show what would move, and move nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// The views of a cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterView {
     /// Count nodes, partitions and what is wrong with them; exits with 3 unless all is well
     ///
     /// A partition is under-replicated when not all its replicas are in sync, offline when no majority of them is alive,

@@ -103,6 +103,26 @@ impl Cluster {
         self.connections.clear();
     }
 
+    /// Makes an attempt again while what fails may pass.
+    ///
+    /// # Errors
+    ///
+    /// That of the last attempt.
+    pub fn retry<T>(&mut self, attempt: impl Fn(&mut Cluster) -> Result<T, Error>) -> Result<T, Error> {
+        let started = Instant::now();
+        loop {
+            match attempt(self) {
+                Err(error) if is_retriable(&error) && started.elapsed() < RETRY_TIME_MAX => {
+                    if !matches!(error, Error::Kafka { .. }) {
+                        self.reconnect();
+                    }
+                }
+                outcome => return outcome,
+            }
+            thread::sleep(RETRY_PAUSE);
+        }
+    }
+
     /// Asks for the registered brokers, also those that are not alive.
     ///
     /// # Errors

@@ -7,6 +7,8 @@ pub mod consume;
 pub mod dump;
 mod group;
 pub mod inspect;
+pub mod membership;
+mod moves;
 mod partitioner;
 pub mod produce;
 pub mod topic;

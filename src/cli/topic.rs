@@ -3,23 +3,31 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use metadata::plan_replication_factor;
 use protocol::ErrorCode;
+use protocol::messages::create_partitions_request::{CreatePartitionsRequestData, CreatePartitionsTopic};
 use protocol::messages::create_topics_request::{
     CreatableTopic, CreatableTopicConfig, CreateTopicsRequestData,
 };
 use protocol::messages::delete_topics_request::DeleteTopicsRequestData;
 use protocol::messages::describe_configs_request::{DescribeConfigsRequestData, DescribeConfigsResource};
+use protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequestData,
+};
 use protocol::messages::kafka_string;
 use protocol::messages::metadata_response::{MetadataResponsePartition, MetadataResponseTopic};
 
 use super::cluster::{self, Cluster, End, TopicLeaders};
 use super::connection::call;
+use super::moves::{self, Placement};
 use crate::exit::Error;
 use crate::options::{Options, TopicCommand};
 
 const CREATE_TOPICS_VERSION: i16 = 5;
 const DELETE_TOPICS_VERSION: i16 = 5;
 const DESCRIBE_CONFIGS_VERSION: i16 = 4;
+const CREATE_PARTITIONS_VERSION: i16 = 3;
+const INCREMENTAL_ALTER_CONFIGS_VERSION: i16 = 1;
 
 /// How long the broker may take for a change, milliseconds.
 const CHANGE_TIME_MAX_MS: i32 = 30_000;
@@ -27,6 +35,10 @@ const CHANGE_TIME_MAX_MS: i32 = 30_000;
 /// DescribeConfigs' numbers for a topic, and for a value that was set for it.
 const TOPIC_RESOURCE: i8 = 2;
 const TOPIC_SOURCE: i8 = 1;
+
+/// IncrementalAlterConfigs' numbers for setting a value and for going back to the default.
+const SET: i8 = 0;
+const DELETE: i8 = 1;
 
 /// Runs one of the commands.
 ///
@@ -49,6 +61,17 @@ pub fn run(options: &Options, command: TopicCommand) -> Result<(), Error> {
         TopicCommand::Describe { names } => {
             let mut cluster = Cluster::connect(options)?;
             names.iter().try_for_each(|name| describe(&mut cluster, name))
+        }
+        TopicCommand::Alter { name, replication_factor, partitions, configs } => {
+            let configs = configs.iter().map(|config| parse_config(config)).collect::<Result<Vec<_>, _>>()?;
+            let mut cluster = Cluster::connect(options)?;
+            if !configs.is_empty() {
+                alter_configs(&mut cluster, &name, configs)?;
+            }
+            if let Some(partitions) = partitions {
+                add_partitions(&mut cluster, &name, partitions)?;
+            }
+            replication_factor.map_or(Ok(()), |factor| alter_replication_factor(&mut cluster, &name, factor))
         }
         TopicCommand::Delete { names } => delete(&mut Cluster::connect(options)?, &names),
     }
@@ -85,6 +108,66 @@ fn create(cluster: &mut Cluster, topic: CreatableTopic, if_not_exists: bool) -> 
             topic.num_partitions, topic.replication_factor
         );
     }
+    Ok(())
+}
+
+fn alter_configs(
+    cluster: &mut Cluster,
+    topic: &str,
+    configs: Vec<CreatableTopicConfig>,
+) -> Result<(), Error> {
+    let alterable = |config: CreatableTopicConfig| {
+        let value = config.value.filter(|value| !value.as_str().is_empty());
+        AlterableConfig {
+            name: config.name,
+            config_operation: if value.is_some() { SET } else { DELETE },
+            value,
+            ..AlterableConfig::default()
+        }
+    };
+    let request = IncrementalAlterConfigsRequestData {
+        resources: vec![AlterConfigsResource {
+            resource_type: TOPIC_RESOURCE,
+            resource_name: kafka_string(topic),
+            configs: configs.into_iter().map(alterable).collect(),
+            ..AlterConfigsResource::default()
+        }],
+        ..IncrementalAlterConfigsRequestData::default()
+    };
+    let response = call!(cluster.any()?, IncrementalAlterConfigs, INCREMENTAL_ALTER_CONFIGS_VERSION, request);
+    for result in response.responses {
+        let message = result.error_message.as_ref().map(|message| message.as_str());
+        cluster::check(result.error_code, message, || format!("configure topic {topic}"))?;
+    }
+    println!("configured topic {topic}");
+    Ok(())
+}
+
+fn add_partitions(cluster: &mut Cluster, topic: &str, count: i32) -> Result<(), Error> {
+    let request = CreatePartitionsRequestData {
+        topics: vec![CreatePartitionsTopic {
+            name: kafka_string(topic),
+            count,
+            ..CreatePartitionsTopic::default()
+        }],
+        timeout_ms: CHANGE_TIME_MAX_MS,
+        ..CreatePartitionsRequestData::default()
+    };
+    let response = call!(cluster.any()?, CreatePartitions, CREATE_PARTITIONS_VERSION, request);
+    for result in response.results {
+        let message = result.error_message.as_ref().map(|message| message.as_str());
+        cluster::check(result.error_code, message, || format!("add partitions to topic {topic}"))?;
+    }
+    println!("topic {topic} has {count} partitions");
+    Ok(())
+}
+
+fn alter_replication_factor(cluster: &mut Cluster, topic: &str, factor: u16) -> Result<(), Error> {
+    let Placement { brokers, partitions } = Placement::ask(cluster)?;
+    let plan = plan_replication_factor(&brokers, &partitions, topic, factor.into())
+        .map_err(|error| Error::Command(error.to_string()))?;
+    moves::carry_out(cluster, &plan)?;
+    println!("topic {topic} has replication factor {factor}");
     Ok(())
 }
 

@@ -3,135 +3,26 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread;
 
 use serde_json::Value;
-use support::{Broker, Folder, Outcome, command, folder};
+use support::nodes::{Nodes, PATIENCE};
 
-/// Longer than anything in these tests takes, so that a failure ends instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A loopback address of one test and node alone: a port there that was free stays so until it is used.
-fn host(test: u8, node: u8) -> Ipv4Addr {
-    let [.., high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, 4 * test + node, high, low)
-}
-
-/// Three brokers and where each listens for the others.
-struct Cluster {
-    folder: Folder,
-    number: u8,
-    raft_addresses: [SocketAddr; 3],
-    brokers: [Option<Broker>; 3],
-}
-
-impl Cluster {
-    /// The tests of this file have different numbers.
-    fn start(name: &str, number: u8) -> Cluster {
-        let listeners = [(); 3].map(|()| TcpListener::bind((host(number, 0), 0)).expect("a free port"));
-        let raft_addresses = listeners.map(|listener| listener.local_addr().expect("bound"));
-        let mut cluster =
-            Cluster { folder: folder(name), number, raft_addresses, brokers: [None, None, None] };
-        // None is ready before a majority runs.
-        let starting = [1, 2, 3].map(|node| cluster.start_aside(node));
-        cluster.brokers = starting.map(|broker| Some(broker.join().expect("it is ready")));
-        cluster
-    }
-
-    fn data_dir(&self, node: usize) -> PathBuf {
-        self.folder.join(format!("node-{node}"))
-    }
-
-    /// How a node is started.
-    fn command(&self, node: usize) -> Command {
-        let raft_addr = |node: usize| self.raft_addresses[node - 1].to_string();
-        let others = (1..=3).filter(|other| *other != node);
-        let peers: Vec<String> = others.map(|other| format!("{other}@{}", raft_addr(other))).collect();
-        let place = u8::try_from(node).expect("one of three");
-        let mut command =
-            command(&["raft-cluster", "--no-pin", "--bootstrap", "--node-id", &node.to_string()]);
-        command
-            .args(["--bind-addr", &host(self.number, place).to_string(), "--kafka-port", "0"])
-            .args(["--metrics-port", "0", "--raft-addr", &raft_addr(node), "--peers", &peers.join(",")])
-            .arg("--data-dir")
-            .arg(self.data_dir(node))
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Starts a node; the thread ends when it is ready.
-    fn start_aside(&self, node: usize) -> JoinHandle<Broker> {
-        let mut command = self.command(node);
-        thread::spawn(move || Broker::start_command(&mut command))
-    }
-
-    /// Starts a node that is not to become ready, with its log at hand.
-    fn start_in_vain(&self, node: usize) -> Blank {
-        let mut command = self.command(node);
-        let mut child =
-            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs");
-        let log = BufReader::new(child.stderr.take().expect("piped"));
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Blank { child, lines }
-    }
-
-    fn restart(&mut self, node: usize) {
-        self.brokers[node - 1] = Some(self.start_aside(node).join().expect("it is ready"));
-    }
-
-    fn kill(&mut self, node: usize) {
-        self.brokers[node - 1].take().expect("it runs").signal("KILL");
-    }
-
-    fn one(&self) -> &Broker {
-        self.brokers[0].as_ref().expect("node 1 runs throughout")
-    }
-
-    /// Asks node 1 until the outcome is as wanted.
-    fn ask_until(&self, arguments: &[&str], is_wanted: impl Fn(&Outcome) -> bool) -> Outcome {
-        let started = Instant::now();
-        loop {
-            let outcome = self.one().client(arguments, "");
-            if is_wanted(&outcome) {
-                return outcome;
-            }
-            assert!(started.elapsed() < PATIENCE, "{arguments:?}: {outcome:?}");
-        }
-    }
-
-    fn await_healthy(&self) {
-        self.ask_until(&["cluster", "status"], |outcome| outcome.code == Some(0));
-    }
-
-    fn json(&self, view: &str) -> (Option<i32>, Value) {
-        let outcome = self.one().client(&["cluster", view, "--output", "json"], "");
-        (outcome.code, serde_json::from_str(&outcome.stdout).expect("JSON"))
-    }
-
-    /// What the log of node 3 says when a node does not recognise it.
-    fn refusal_of(&self, node: usize) -> String {
-        let address = self.raft_addresses[node - 1];
-        format!("cannot reach node {node} at {address}: it refuses: node 3 comes with another data directory")
-    }
-
-    fn produce(&self, numbers: std::ops::Range<u32>) {
-        let lines: String = numbers.map(|number| format!("{number}\n")).collect();
-        self.one().ask(&["produce", "t"], &lines);
-    }
+/// What the log of node 3 says when a node does not recognise it.
+fn refusal_of(cluster: &Nodes, node: usize) -> String {
+    let address = cluster.raft_address(node);
+    format!("cannot reach node {node} at {address}: it refuses: node 3 comes with another data directory")
 }
 
 #[test]
 fn the_cluster_is_shown_as_it_is() {
-    let mut cluster = Cluster::start("shown", 1);
+    let mut cluster = Nodes::three("shown", 1);
     let create = ["topic", "create", "t", "--partitions", "3", "--replication-factor", "3"];
-    cluster.one().ask(&create, "");
-    cluster.one().ask(&["produce", "t", "--partition", "1"], "a\nb\n");
+    cluster.node(1).ask(&create, "");
+    cluster.node(1).ask(&["produce", "t", "--partition", "1"], "a\nb\n");
     cluster.await_healthy();
     let (code, nodes) = cluster.json("nodes");
     assert_eq!((code, nodes["nodes"].as_array().map(Vec::len)), (Some(0), Some(3)), "{nodes}");
@@ -141,9 +32,9 @@ fn the_cluster_is_shown_as_it_is() {
     let (_, partitions) = cluster.json("partitions");
     let ends: Vec<_> = (0..3).map(|index| partitions["partitions"][index]["end_offset"].as_i64()).collect();
     assert_eq!(ends, [Some(0), Some(2), Some(0)], "{partitions}");
-    let isr = cluster.one().ask(&["cluster", "isr"], "");
+    let isr = cluster.node(1).ask(&["cluster", "isr"], "");
     assert_eq!(isr, "all replicas of 3 partitions are in sync\n");
-    let health = cluster.one().ask(&["cluster", "health"], "");
+    let health = cluster.node(1).ask(&["cluster", "health"], "");
     assert!(health.lines().all(|line| line.starts_with("ok ")), "{health}");
 
     cluster.kill(3);
@@ -168,7 +59,7 @@ fn the_cluster_is_shown_as_it_is() {
     let (code, health) = cluster.json("health");
     assert!(code == Some(3) && health["healthy"] == false, "{health}");
 
-    cluster.restart(3);
+    cluster.start(3, cluster.founder(3));
     cluster.await_healthy();
 }
 
@@ -179,6 +70,16 @@ struct Blank {
 }
 
 impl Blank {
+    /// Starts a node that is not to become ready, with its log at hand.
+    fn start(mut command: Command) -> Blank {
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let log = BufReader::new(child.stderr.take().expect("piped"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Blank { child, lines }
+    }
+
     /// Waits until each of these texts stood in a line of its log. Until then nobody has let it in.
     fn await_lines(&self, texts: &[String]) {
         let mut missing = texts.to_vec();
@@ -206,9 +107,9 @@ fn directory_id(data_dir: &Path) -> String {
 
 #[test]
 fn a_node_whose_disk_was_emptied_is_refused_until_it_has_its_data_again() {
-    let mut cluster = Cluster::start("emptied", 2);
+    let mut cluster = Nodes::three("emptied", 2);
     let create = ["topic", "create", "t", "--partitions", "1", "--replication-factor", "3"];
-    cluster.one().ask(&create, "");
+    cluster.node(1).ask(&create, "");
     cluster.produce(0..200);
     cluster.await_healthy();
 
@@ -217,8 +118,8 @@ fn a_node_whose_disk_was_emptied_is_refused_until_it_has_its_data_again() {
     let registered = directory_id(&own);
     std::fs::rename(&own, &kept).expect("moved away");
     cluster.produce(200..300);
-    let blank = cluster.start_in_vain(3);
-    blank.await_lines(&[cluster.refusal_of(1), cluster.refusal_of(2)]);
+    let blank = Blank::start(cluster.founder(3));
+    blank.await_lines(&[refusal_of(&cluster, 1), refusal_of(&cluster, 2)]);
     let found = directory_id(&own);
     assert_ne!(found, registered);
 
@@ -226,37 +127,38 @@ fn a_node_whose_disk_was_emptied_is_refused_until_it_has_its_data_again() {
     cluster.produce(300..400);
     let consume = ["consume", "t", "--from-beginning", "--max-messages", "400"];
     let expected: String = (0..400).map(|number| format!("{number}\n")).collect();
-    assert_eq!(cluster.one().ask(&consume, ""), expected);
+    assert_eq!(cluster.node(1).ask(&consume, ""), expected);
     let (code, status) = cluster.json("status");
     assert_eq!((code, &status["nodes_alive"]), (Some(3), &Value::from(2)), "{status}");
 
     drop(blank);
     std::fs::remove_dir_all(&own).expect("removed");
     std::fs::rename(&kept, &own).expect("put back");
-    cluster.restart(3);
+    cluster.start(3, cluster.founder(3));
     assert_eq!(directory_id(&own), registered);
     cluster.await_healthy();
-    assert_eq!(cluster.one().ask(&consume, ""), expected);
+    assert_eq!(cluster.node(1).ask(&consume, ""), expected);
 }
 
 #[test]
 fn an_emptied_node_is_no_majority_with_one_that_restarts() {
-    let mut cluster = Cluster::start("restarted", 3);
+    let mut cluster = Nodes::three("restarted", 3);
     let create = ["topic", "create", "t", "--partitions", "1", "--replication-factor", "3"];
-    cluster.one().ask(&create, "");
+    cluster.node(1).ask(&create, "");
     // Node 1 may lack what these two have acknowledged.
     cluster.produce(0..200);
     (1..=3).for_each(|node| cluster.kill(node));
     std::fs::remove_dir_all(cluster.data_dir(3)).expect("emptied");
-    let one = cluster.start_aside(1);
-    let blank = cluster.start_in_vain(3);
-    blank.await_lines(&[cluster.refusal_of(1)]);
+    let one = cluster.start_aside(&mut cluster.founder(1));
+    let blank = Blank::start(cluster.founder(3));
+    blank.await_lines(&[refusal_of(&cluster, 1)]);
     // Both have kept their data: they are the cluster.
-    let two = cluster.start_aside(2);
-    let [one, two] = [one, two].map(|broker| broker.join().expect("it is ready"));
-    cluster.brokers = [Some(one), Some(two), None];
+    let two = cluster.start_aside(&mut cluster.founder(2));
+    for (node, broker) in [(1, one), (2, two)] {
+        cluster.put(node, broker.join().expect("it is ready"));
+    }
     let expected: String = (0..200).map(|number| format!("{number}\n")).collect();
     let consume = ["consume", "t", "--from-beginning", "--max-messages", "200"];
-    assert_eq!(cluster.one().ask(&consume, ""), expected);
-    blank.await_lines(&[cluster.refusal_of(2)]);
+    assert_eq!(cluster.node(1).ask(&consume, ""), expected);
+    blank.await_lines(&[refusal_of(&cluster, 2)]);
 }

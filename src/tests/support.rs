@@ -1,5 +1,8 @@
 //! Running the binary: commands to their end, and brokers until they are stopped.
 
+#[allow(dead_code, reason = "each test binary uses its part of this module")]
+pub mod nodes;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};

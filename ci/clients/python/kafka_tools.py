@@ -21,19 +21,25 @@ TOPICS = f"{TOOLS}.TopicCommand"
 GROUPS = f"{TOOLS}.consumer.group.ConsumerGroupCommand"
 PRODUCER = f"{TOOLS}.ConsoleProducer"
 CONSUMER = f"{TOOLS}.consumer.ConsoleConsumer"
+REASSIGN = f"{TOOLS}.reassign.ReassignPartitionsCommand"
 
 
-def tool(main, *arguments, stdin="", bootstrap=True):
-    """Runs the main class of one tool and returns what it printed; the exit code must be 0."""
+def run(main, *arguments, stdin="", bootstrap=True):
+    """Runs the main class of one tool and returns its exit code and what it printed."""
     command = [*os.environ["KAFKA_TOOLS"].split(" "), main]
     if bootstrap:
         command += ["--bootstrap-server", os.environ["BOOTSTRAP"]]
     command += map(str, arguments)
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=2 * SECONDS_MAX)
-    output = f"{main} {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
-    assert done.returncode == 0, f"exit code {done.returncode} of {output}"
+    return done.returncode, done.stdout, f"{main} {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
+
+
+def tool(main, *arguments, **options):
+    """Runs one tool and returns what it printed; the exit code must be 0."""
+    code, stdout, output = run(main, *arguments, **options)
+    assert code == 0, f"exit code {code} of {output}"
     assert "ERROR" not in output and "Exception" not in output, output
-    return done.stdout
+    return stdout
 
 
 def create(topic, partitions=1, *more):
@@ -230,6 +236,94 @@ def dump_log(topic):
     equal(dumped(), expected, "records in the segments")
 
 
+def json_file(content):
+    """A file with this content, which lives as long as the object."""
+    file = tempfile.NamedTemporaryFile("w", suffix=".json")
+    json.dump(content, file)
+    file.flush()
+    return file
+
+
+def placed(topic):
+    """{partition: its replicas, the preferred leader first} and {partition: leader}."""
+    replicas, leaders = {}, {}
+    for line in tool(TOPICS, "--describe", "--topic", topic).splitlines()[1:]:
+        partition, leader, nodes = re.search(r"Partition: (\d+)\s+Leader: (\S+)\s+Replicas: (\S+)", line).groups()
+        replicas[int(partition)] = [int(node) for node in nodes.split(",")]
+        leaders[int(partition)] = leader
+    return replicas, leaders
+
+
+def reassign_to(topic, wanted):
+    """Moves partitions ({partition: replicas}) and waits until kafka-reassign-partitions says that they have moved."""
+    partitions = [{"topic": topic, "partition": p, "replicas": replicas} for p, replicas in wanted.items()]
+    with json_file({"version": 1, "partitions": partitions}) as plan:
+        started = tool(REASSIGN, "--reassignment-json-file", plan.name, "--execute")
+        assert "Successfully started partition reassignment" in started, started
+
+        def verified():
+            output = tool(REASSIGN, "--reassignment-json-file", plan.name, "--verify")
+            return len(re.findall(rf"Reassignment of partition {topic}-\d+ is completed", output)) == len(wanted)
+
+        until(verified)
+
+
+def reassignment(topic):
+    """--generate, --execute, --verify, --list and --cancel; replicas grow from one to three and move, and no record is lost."""
+    tool(TOPICS, "--create", "--topic", topic, "--replica-assignment", "1,1")
+    produce(topic, values(50))
+    with json_file({"version": 1, "topics": [{"topic": topic}]}) as named:
+        generated = tool(REASSIGN, "--topics-to-move-json-file", named.name, "--broker-list", "1,2,3", "--generate")
+    current, proposed = (json.loads(line) for line in generated.splitlines() if line.startswith("{"))
+    equal([p["replicas"] for p in current["partitions"]], [[1], [1]], "current replicas")
+    equal(len(proposed["partitions"]), 2, "proposed partitions")
+
+    reassign_to(topic, {0: [2, 3, 1], 1: [3]})
+    equal(placed(topic)[0], {0: [2, 3, 1], 1: [3]}, "replicas")
+    equal(sorted(consume(topic, 50, "--from-beginning")), sorted(values(50)), "records after the moves")
+    listed = tool(REASSIGN, "--list")
+    assert "No partition reassignments found." in listed, listed
+
+    partitions = [{"topic": topic, "partition": 0, "replicas": [1]}]
+    with json_file({"version": 1, "partitions": partitions}) as plan:
+        tool(REASSIGN, "--reassignment-json-file", plan.name, "--execute")
+        # It may have moved by now, which the tool says too.
+        cancelled = tool(REASSIGN, "--reassignment-json-file", plan.name, "--cancel")
+    assert re.search("Successfully cancelled|None of the specified partition reassignments are active", cancelled)
+    until(lambda: "No partition reassignments found." in tool(REASSIGN, "--list"))
+    assert placed(topic)[0][0] in ([1], [2, 3, 1]), placed(topic)
+    equal(sorted(consume(topic, 50, "--from-beginning")), sorted(values(50)), "records in the end")
+
+
+def leader_election(topic):
+    """The preferred leader changes with the order of the replicas, and an election makes it lead."""
+    tool(TOPICS, "--create", "--topic", topic, "--replica-assignment", "1:2:3")
+    produce(topic, values(5))
+    reassign_to(topic, {0: [3, 2, 1]})
+    elect = ["--election-type", "preferred", "--topic", topic, "--partition", 0]
+    elected = tool(f"{TOOLS}.LeaderElectionCommand", *elect)
+    assert re.search("Successfully completed leader election|Valid replica already elected", elected), elected
+    until(lambda: placed(topic)[1] == {0: "3"})
+    equal(consume(topic, 5, "--from-beginning"), values(5), "records after the election")
+
+
+def metadata_quorum(_):
+    quorum = f"{TOOLS}.MetadataQuorumCommand"
+    status = tool(quorum, "describe", "--status")
+    leader = re.search(r"LeaderId:\s+(\d+)", status)[1]
+    equal(len(set(re.findall(r'"id": (\d+)', status))), NODES, "voters")
+    rows = table(tool(quorum, "describe", "--replication"))
+    equal(len(rows), NODES, "replicas of the metadata")
+    equal([row["NodeId"] for row in rows if row["Status"] == "Leader"], [leader], "the leader")
+    assert all(int(row["LogEndOffset"]) > 0 for row in rows), rows
+
+
+def unregister(_):
+    """A broker that is none is not forgotten."""
+    code, _, output = run(f"{TOOLS}.ClusterTool", "unregister", "--bootstrap-server", os.environ["BOOTSTRAP"], "--id", 99, bootstrap=False)
+    assert code != 0 and "BrokerIdNotRegistered" in output, output
+
+
 def main():
     scenarios = {
         "topics": topics,
@@ -241,7 +335,11 @@ def main():
         "delete-records": delete_records,
         "producer-perf": producer_perf,
         "dump-log": dump_log,
+        "metadata-quorum": metadata_quorum,
+        "unregister": unregister,
     }
+    if NODES >= 3:
+        scenarios |= {"reassignment": reassignment, "leader-election": leader_election}
     if "DATA_DIR" not in os.environ:
         del scenarios["dump-log"]
         print("skip kafka-tools dump-log: DATA_DIR does not tell where the broker's data is", flush=True)

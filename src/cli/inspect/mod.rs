@@ -1,20 +1,20 @@
 //! `cluster`: how the cluster is, as its own brokers say over the Kafka protocol.
 
-mod observed;
+pub(super) mod observed;
 mod report;
-mod table;
+pub(super) mod table;
 
 use serde::Serialize;
 
 use super::cluster::Cluster;
 use crate::exit::Error;
-use crate::options::{ClusterCommand, ClusterOptions, Options, OutputFormat};
+use crate::options::{ClusterView, Options, OutputFormat};
 
 use observed::Observed;
 use report::{Health, Isr, Nodes, Partitions, Status};
 
 /// Something that a command shows.
-trait Report: Serialize {
+pub(super) trait Report: Serialize {
     /// For people; ends with a line feed.
     fn text(&self) -> String;
 }
@@ -25,38 +25,39 @@ trait Report: Serialize {
 ///
 /// [`Error::Unhealthy`] of `status` and `health`, after they have printed what they found, when not all is well; and
 /// whatever keeps the cluster from being asked.
-pub fn run(options: &Options, ClusterOptions { output, command }: &ClusterOptions) -> Result<(), Error> {
+pub fn run(options: &Options, output: OutputFormat, view: &ClusterView) -> Result<(), Error> {
     let mut cluster = Cluster::connect(options)?;
     let observed = Observed::ask(&mut cluster)?;
-    match command {
-        ClusterCommand::Status => {
+    match view {
+        ClusterView::Status => {
             let status = Status::new(&observed, &observed.ask_unreachable(&mut cluster));
-            print(&status, *output);
+            print(&status, output);
             status.outcome()
         }
-        ClusterCommand::Nodes => {
+        ClusterView::Nodes => {
             let bytes = observed.ask_bytes(&mut cluster);
-            print(&Nodes::new(&observed, bytes), *output);
+            print(&Nodes::new(&observed, bytes), output);
             Ok(())
         }
-        ClusterCommand::Partitions => {
+        ClusterView::Partitions => {
             let ends = observed.ask_end_offsets(&mut cluster);
-            print(&Partitions::new(&observed, &ends), *output);
+            print(&Partitions::new(&observed, &ends), output);
             Ok(())
         }
-        ClusterCommand::Isr => {
-            print(&Isr::new(&observed), *output);
+        ClusterView::Isr => {
+            print(&Isr::new(&observed), output);
             Ok(())
         }
-        ClusterCommand::Health => {
+        ClusterView::Health => {
             let health = Health::new(&observed, &observed.ask_unreachable(&mut cluster));
-            print(&health, *output);
+            print(&health, output);
             health.outcome()
         }
     }
 }
 
-fn print(report: &impl Report, output: OutputFormat) {
+/// Prints a report.
+pub(super) fn print(report: &impl Report, output: OutputFormat) {
     match output {
         OutputFormat::Table => print!("{}", report.text()),
         OutputFormat::Json => {
