@@ -33,7 +33,6 @@ pub struct Cli {
 
 /// The measurements.
 #[derive(Clone, Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one is parsed in the life of the process")]
 pub enum Command {
     /// Produce batches: latency at a fixed rate (--rate), or the highest throughput (--max).
     Produce(ProduceOptions),

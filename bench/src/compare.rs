@@ -100,6 +100,7 @@ mod tests {
               p50 × floor                      2.000           2.000      1.00
               4 errors in the second
             another: only in the second
-        "#]].assert_eq(&compare(&first, &second));
+        "#]]
+        .assert_eq(&compare(&first, &second));
     }
 }

@@ -2,6 +2,7 @@
 //! library would try again without a word, because of an error that passes, is written down here. Only where leaders are is
 //! asked again, as every client does, until the node that is asked has heard of them; how long that takes is written down too.
 
+use std::collections::btree_map::Entry;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -64,10 +65,10 @@ struct Round<'a> {
 
 impl Round<'_> {
     fn connection(&mut self, address: SocketAddr) -> Result<&mut Connection, WireError> {
-        if !self.connections.contains_key(&address) {
-            self.connections.insert(address, Connection::open(address, TIMEOUT)?);
-        }
-        Ok(self.connections.get_mut(&address).expect("it has just been opened"))
+        Ok(match self.connections.entry(address) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Connection::open(address, TIMEOUT)?),
+        })
     }
 
     /// How long after the first question the leaders were known, and what was not as it should be.

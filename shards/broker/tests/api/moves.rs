@@ -56,8 +56,11 @@ fn alter(world: &mut World, wanted: Wanted) -> Vec<(i32, ErrorCode)> {
     alter_with(world, &alter_request(ORDERS, wanted, true), World::serve_metadata)
 }
 
+/// A partition that moves: its number, all its replicas, those that are added and those that are removed.
+type Moving = (i32, Vec<i32>, Vec<i32>, Vec<i32>);
+
 /// What moves: partition, all replicas, those that are added, those that are removed.
-fn moving(world: &mut World, topics: Option<&[(&str, &[i32])]>) -> Vec<(i32, Vec<i32>, Vec<i32>, Vec<i32>)> {
+fn moving(world: &mut World, topics: Option<&[(&str, &[i32])]>) -> Vec<Moving> {
     let topics = topics.map(|topics| {
         let named = topics.iter().map(|(name, partitions)| ListPartitionReassignmentsTopics {
             name: kafka_string(name),
