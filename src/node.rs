@@ -206,6 +206,7 @@ pub fn start(plan: &NodePlan<'_>) -> Result<NodeHandle, Error> {
     };
     let ClusterIdentity { peers, first_voters, may_begin_cluster, .. } = plan.identity.clone();
     let is_clustered = !plan.raft_listen.is_empty();
+    let shares_out = plan.settings.flag("auto.replica.rebalance.enable");
     let data_shards = u64::from(plan.layout.shards.shards());
     let move_bytes_per_second_max =
         plan.settings.number::<u64>("replica.move.bytes.per.second.max").div_ceil(data_shards);
@@ -225,6 +226,7 @@ pub fn start(plan: &NodePlan<'_>) -> Result<NodeHandle, Error> {
             may_begin_cluster,
             replica_lag_ms_max,
             move_bytes_per_second_max,
+            shares_out,
             leader_balance_interval_ms,
             seed,
         };

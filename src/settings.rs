@@ -42,6 +42,8 @@ pub const RACK_AWARE_SELECTOR: &str = "org.apache.kafka.common.replica.RackAware
 /// Settings of the process, in alphabetic order.
 pub const SETTINGS: &[SettingDefinition] = &[
     SettingDefinition { name: "auto.leader.rebalance.enable", default: "true", allowed: FLAG },
+    // Chronik's own.
+    SettingDefinition { name: "auto.replica.rebalance.enable", default: "true", allowed: FLAG },
     SettingDefinition { name: "broker.rack", default: "", allowed: Allowed::Text },
     integer("connections.max.idle.ms", "600000", 1_000, YEAR_MS),
     integer("group.initial.rebalance.delay.ms", "3000", 0, 600_000),

@@ -249,6 +249,7 @@ fn config(node: usize, nodes: usize) -> ShardConfig {
         first_voters: all.collect(),
         is_clustered: nodes > 1,
         move_bytes_per_second_max: 64 << 20,
+        shares_out: true,
         may_begin_cluster: node == 0,
         replica_lag_ms_max: 30_000,
         leader_balance_interval_ms: None,

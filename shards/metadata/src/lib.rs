@@ -38,7 +38,7 @@ pub use plan::{
 pub use plan_configs::{
     ConfigOperation, ConfigOperationKind, plan_alter_configs, plan_incremental_alter, resolve_config_resource,
 };
-pub use plan_moves::plan_reassignment;
+pub use plan_moves::{plan_reassignment, plan_share};
 pub use rebalance::{PlacedPartition, PlanBroker, plan_drain, plan_rebalance, plan_replication_factor};
 pub use state::MetadataState;
 pub use topic_id::{cluster_id_from_seed, directory_id_from_seed, topic_id_from_seed, topic_id_text};

@@ -7,6 +7,7 @@ use types::{NodeId, PartitionIndex};
 use crate::command::Reassignment;
 use crate::error::MetadataError;
 use crate::image::MetadataImage;
+use crate::rebalance::{PlacedPartition, PlanBroker, plan_rebalance};
 
 /// Plans where the replicas of one partition are to be; `None` takes back the move that is under way (KIP-455).
 ///
@@ -30,6 +31,36 @@ pub fn plan_reassignment(
         None => return Err(MetadataError::NoReassignmentInProgress),
     }
     Ok(Reassignment { group: found.group, replicas: replicas.map(<[NodeId]>::to_vec) })
+}
+
+/// Plans the next `most` moves by which brokers that have joined get their share; none where replicas lie evenly. Internal
+/// topics move too.
+pub fn plan_share(image: &MetadataImage, most: usize) -> Vec<Reassignment> {
+    let brokers: Vec<PlanBroker> = image
+        .brokers()
+        .map(|broker| PlanBroker {
+            node: broker.node,
+            rack: broker.rack.clone(),
+            is_draining: image.is_draining(broker.node),
+        })
+        .collect();
+    let partitions: Vec<PlacedPartition> = image
+        .topics()
+        .flat_map(|topic| {
+            (0..).map(PartitionIndex).zip(&topic.partitions).map(|(index, partition)| PlacedPartition {
+                topic: topic.name.to_string(),
+                index,
+                replicas: partition.wanted_brokers().to_vec(),
+            })
+        })
+        .collect();
+    let moves = plan_rebalance(&brokers, &partitions).into_iter().take(most);
+    let decided = moves.map(|moved| {
+        let partition = image.topic(&moved.topic).and_then(|topic| topic.partition(moved.index));
+        let group = partition.expect("the plan is made of what is there").group;
+        Reassignment { group, replicas: Some(moved.replicas) }
+    });
+    decided.collect()
 }
 
 fn check_brokers(image: &MetadataImage, replicas: &[NodeId]) -> Result<(), MetadataError> {

@@ -12,6 +12,10 @@ use crate::wal::Unit;
 /// Between two reports of the same move: the first one may be lost with the metadata's leader.
 const REPORT_INTERVAL_MS: i64 = 1_000;
 
+/// Partitions that move at once while brokers that have joined get their share. Each is bounded in bytes per second
+/// besides, on the broker that it moves to.
+const SHARED_MOVES_MAX: usize = 32;
+
 impl Shard {
     /// Goes on with the move of a partition's replicas, where this node leads it and there is one.
     pub(crate) fn continue_move(&mut self, now: Now, group: GroupId) {
@@ -82,6 +86,27 @@ impl Shard {
         if raft.has_work() {
             self.dirty.insert(GroupId::METADATA);
         }
+    }
+
+    /// Goes on giving brokers that have joined their share of the partitions, where this node leads the metadata group: a few
+    /// moves at a time, none while others are under way or a broker is away.
+    pub(crate) fn share_out(&mut self) {
+        let image = std::sync::Arc::clone(&self.image);
+        let leads = self.hosted.get(&GroupId::METADATA).is_some_and(|hosted| hosted.raft.role().serving);
+        if !leads || !image.is_rebalancing() || !self.config.shares_out {
+            return;
+        }
+        let is_settled = image.brokers().all(|broker| self.peers.is_alive(broker.node))
+            && image.topics().flat_map(|topic| &topic.partitions).all(|partition| !partition.is_moving());
+        if !is_settled {
+            return;
+        }
+        let partitions = metadata::plan_share(&image, SHARED_MOVES_MAX);
+        let command = match partitions.is_empty() {
+            true => Command::FinishRebalance,
+            false => Command::Reassign { partitions },
+        };
+        self.change_metadata(&command, None);
     }
 
     /// The metadata group knows this node by a newer replica than the one that is here: it was added to the group, perhaps

@@ -442,6 +442,7 @@ impl Shard {
             if self.is_changing_voters {
                 self.change_voters();
             }
+            self.share_out();
         }
         if self.peers.balance_at_us.is_some_and(|at_us| at_us <= now.mono_us) {
             self.peers.balance_at_us = self.config.leader_balance_interval_ms.map(|ms| now.after_ms(ms));

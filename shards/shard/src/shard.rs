@@ -48,6 +48,8 @@ pub struct ShardConfig {
     /// Milliseconds between two looks at whether partitions are led by their first replicas
     /// [`leader.imbalance.check.interval.seconds`]; `None` where nobody looks [`auto.leader.rebalance.enable`].
     pub leader_balance_interval_ms: Option<i64>,
+    /// Whether brokers that join get their share of the partitions by themselves [`auto.replica.rebalance.enable`].
+    pub shares_out: bool,
     /// Bytes per second that replicas which are new on this shard may pull [`replica.move.bytes.per.second.max`, a share
     /// of it].
     pub move_bytes_per_second_max: u64,
@@ -260,7 +262,9 @@ impl Shard {
             self.broker.next_deadline_us(),
             self.wal.next_deadline_us(),
             self.disk.next_deadline_us(),
-            self.peers.next_deadline_us(!self.moving.is_empty() || self.is_changing_voters),
+            self.peers.next_deadline_us(
+                !self.moving.is_empty() || self.is_changing_voters || self.image.is_rebalancing(),
+            ),
             self.elected_waits.next_deadline_us(),
             self.handover.map(|handover| handover.next_deadline_us()),
             self.paced_pulls.values().min().copied(),

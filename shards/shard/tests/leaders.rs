@@ -95,6 +95,7 @@ fn new_shard(node: NodeId, nodes: &[NodeId], now: Now, effects: &mut Vec<Effect>
         first_voters: nodes.to_vec(),
         is_clustered: true,
         move_bytes_per_second_max: 1 << 30,
+        shares_out: true,
         may_begin_cluster: true,
         replica_lag_ms_max: 30_000,
         leader_balance_interval_ms: None,

@@ -192,6 +192,7 @@ impl Start<'_> {
             first_voters: nodes.collect(),
             is_clustered: true,
             move_bytes_per_second_max: 64 * 1024 * 1024,
+            shares_out: true,
             may_begin_cluster: options.may_all_begin || node == node_id(0) || self.has_joined,
             replica_lag_ms_max: options.replica_lag_ms_max,
             leader_balance_interval_ms: options.leader_balance_interval_ms,
