@@ -205,13 +205,13 @@ fn mistakes_in_the_file() {
     check(
         "\nports = [1]",
         expect![
-            "chronik-server: the configuration file c.toml is wrong: line 2: unknown field `ports`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `settings`"
+            "chronik-server: the configuration file c.toml is wrong: line 2: unknown field `ports`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `join`, `settings`"
         ],
     );
     check(
         "[broker]\nkafka-port = 1",
         expect![
-            "chronik-server: the configuration file c.toml is wrong: line 1: unknown field `broker`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `settings`"
+            "chronik-server: the configuration file c.toml is wrong: line 1: unknown field `broker`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `join`, `settings`"
         ],
     );
     let missing = finish(command(&["--config", "none.toml"]).current_dir(&*folder), "");

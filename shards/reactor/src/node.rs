@@ -239,8 +239,8 @@ fn validate(options: &NodeOptions) -> Result<(), StartError> {
     if i32::try_from(options.request_bytes_max).is_err() {
         return impossible(format!("requests of {} bytes cannot be framed", options.request_bytes_max));
     }
-    if options.voters.is_empty() || !options.voters.is_sorted_by(|left, right| left < right) {
-        return impossible("there must be voters, in ascending order".to_owned());
+    if !options.voters.is_sorted_by(|left, right| left < right) {
+        return impossible("voters must be in ascending order".to_owned());
     }
     Ok(())
 }

@@ -319,7 +319,10 @@ fn a_peer_that_leaves_the_set_is_disconnected_both_ways() {
     assert!(matches!(event, Event::PeerDisconnected { peer: NodeId(2), has_ended: false }), "{event:?}");
     assert!(is_closed(&mut outgoing) && is_closed(&mut incoming));
     let refused = call(&one, &hello()).expect_err("not admitted");
-    assert_eq!(refused.to_string(), "it refuses: it knows no node 2: name it in its --peers");
+    assert_eq!(
+        refused.to_string(),
+        "it refuses: it knows no node 2: name it in its --peers, or add it with `chronik-server cluster add-node`"
+    );
     // Known again, it is called again.
     one.carry_out(vec![Effect::SetPeers { peers: vec![peer_at(2, address)] }]);
     let _outgoing = take_call(&listener);
@@ -347,7 +350,8 @@ fn a_peer_without_its_data_is_talked_to_in_neither_direction() {
     assert_eq!(
         refused.to_string(),
         "it refuses: node 2 comes with another data directory (AgICAgICAgICAgICAgICAg) than it was registered with \
-         (CQkJCQkJCQkJCQkJCQkJCQ): restore that one; replacing a node's disk is not supported yet"
+         (CQkJCQkJCQkJCQkJCQkJCQ): restore that one, or give the node a new one with \
+         `chronik-server cluster replace-node`"
     );
     // Called again, it is not recognised.
     let mut outgoing = take_call(&listener);
@@ -398,7 +402,7 @@ fn calls_that_are_not_for_this_node_are_refused() {
     );
     assert_eq!(
         refusal(&one, &Hello { caller: NodeId(4), ..hello() }),
-        "it refuses: it knows no node 4: name it in its --peers"
+        "it refuses: it knows no node 4: name it in its --peers, or add it with `chronik-server cluster add-node`"
     );
     one.carry_out(vec![Effect::Joined { cluster_id: "a".to_owned() }]);
     assert_eq!(one.handle.wait_joined(), Ok("a".to_owned()));
@@ -428,7 +432,7 @@ fn whoever_is_no_node_is_closed_and_disturbs_nobody() {
     assert!(answered.is_empty() || answered.starts_with(&[1]), "{answered:?}");
     let mut silent = connect();
     let mut half = connect();
-    half.write_all(b"CHRONIK\0\x02\0\x02").expect("sent");
+    half.write_all(b"CHRONIK\0\x03\0\x02").expect("sent");
     // More than are heard at once: the rest is closed unheard.
     let crowd: Vec<_> = (0..40).map(|_| connect()).collect();
     assert!(is_closed(&mut silent) && is_closed(&mut half));
