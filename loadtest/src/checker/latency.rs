@@ -30,7 +30,7 @@ impl Quantiles {
 /// All acknowledgements of the load, and the quiet times.
 #[derive(Debug, Default)]
 pub struct Latencies {
-    /// When each came, and after how long.
+    /// When each record was sent, and after how long its acknowledgement came.
     acknowledged_us: Vec<(u64, u32)>,
     quiet_us: Vec<(u64, u64)>,
 }
@@ -44,7 +44,7 @@ impl Latencies {
         match &line.operation {
             Operation::Send { .. } if line.outcome == Outcome::Ok && !line.process.starts_with(BULK) => {
                 let took_us = u32::try_from(line.end_us - line.start_us).unwrap_or(u32::MAX);
-                self.acknowledged_us.push((line.end_us, took_us));
+                self.acknowledged_us.push((line.start_us, took_us));
             }
             Operation::Quiet => self.quiet_us.push((line.start_us, line.end_us)),
             _ => {}
@@ -56,7 +56,7 @@ impl Latencies {
         self.acknowledged_us.sort_unstable();
     }
 
-    /// Those that came within a time.
+    /// Those of what was sent within a time: what waited through a fault says nothing about the quiet time behind it.
     pub fn within(&self, start_us: u64, end_us: u64) -> Quantiles {
         Quantiles::of(self.times(start_us, end_us).collect())
     }
@@ -68,8 +68,8 @@ impl Latencies {
     }
 
     fn times(&self, start_us: u64, end_us: u64) -> impl Iterator<Item = u32> + '_ {
-        let first = self.acknowledged_us.partition_point(|&(at_us, _)| at_us < start_us);
-        let inside = self.acknowledged_us[first..].iter().take_while(move |&&(at_us, _)| at_us <= end_us);
+        let first = self.acknowledged_us.partition_point(|&(sent_us, _)| sent_us < start_us);
+        let inside = self.acknowledged_us[first..].iter().take_while(move |&&(sent_us, _)| sent_us <= end_us);
         inside.map(|&(_, took_us)| took_us)
     }
 }

@@ -34,7 +34,7 @@ pub struct FaultReport {
     pub longest_gap_us: u64,
     /// The longest time from the healing to a partition's next acknowledgement.
     pub resumed_after_us: u64,
-    /// From send to acknowledgement, of what was acknowledged while it lasted.
+    /// From send to acknowledgement, of what was sent while it lasted.
     pub latency: Quantiles,
 }
 

@@ -487,7 +487,7 @@ const ANOMALIES: &[Mutation] = &[
         insert_before_end(lines, line("plain", 0, SECOND_US, Operation::Flush { left: 1 }));
     }),
     ("acknowledgements take too long while they may not", Invariant::Slowdown, |lines| {
-        on_send(lines, 20, |line| line.start_us -= 3 * SECOND_US);
+        on_send(lines, 20, |line| line.end_us += 2 * SECOND_US);
     }),
     ("a fresh topic has an error that passes", Invariant::FreshTopic, |lines| {
         change(lines, |line| match &mut line.operation {
