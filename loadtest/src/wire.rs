@@ -632,7 +632,7 @@ mod tests {
         assert_eq!((summary.base_offset, summary.last_offset, summary.bytes), (0, 0, batch.len() as u64));
         assert_eq!((summary.producer_id, summary.producer_epoch, summary.base_sequence), (-1, -1, -1));
         // Behind the header: length of the record, three zeros, no key, length of the value, headers.
-        let record = [[0xe4, 0x04].as_slice(), &[0, 0, 0, 1], &[0xd8, 0x04], &[7; 300], &[0]].concat();
+        let record = [[0xe6, 0x04].as_slice(), &[0, 0, 0, 1], &[0xd8, 0x04], &[7; 300], &[0]].concat();
         assert_eq!(batch[BATCH_HEADER_BYTES..], record);
     }
 

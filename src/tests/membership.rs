@@ -35,9 +35,7 @@ fn a_node_is_added_and_another_one_is_drained_and_removed() {
     let added = nodes.any().ask(&["cluster", "add-node", "4", "--raft-addr", &raft_address], "");
     assert!(added.contains("raft-cluster --join"), "{added}");
     nodes.start(4, nodes.joiner(4));
-    let planned = nodes.any().ask(&["cluster", "rebalance", "--dry-run"], "");
-    assert!(planned.contains("would change"), "{planned}");
-    assert_eq!(replicas_on(&nodes, 4), 0, "nothing has moved");
+    // It gets its share by itself; asked to, the command waits for that and for what is left.
     nodes.any().ask(&["cluster", "rebalance"], "");
     let held: Vec<u64> = (1..=4).map(|node| replicas_on(&nodes, node)).collect();
     assert!(held.iter().all(|held| (9..=10).contains(held)), "{held:?}");

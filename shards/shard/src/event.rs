@@ -378,3 +378,10 @@ pub struct LeaderChange {
     /// The replicas that are in sync, as the leader says; empty where this comes from another replica.
     pub in_sync: Arc<[NodeId]>,
 }
+
+impl LeaderChange {
+    /// Whether the leader itself says that it serves. Another replica knows of a leader before that.
+    pub(crate) fn serves(&self) -> bool {
+        self.leader.is_some() && !self.in_sync.is_empty()
+    }
+}

@@ -143,6 +143,8 @@ impl Shard {
         if let Some(image) = host.take_image() {
             self.send_to_all(|| ShardMessage::Image(Arc::clone(&image)));
             self.on_image(now, image);
+            // It may want other voters.
+            self.change_voters();
         }
         let Some((_, host)) = self.metadata() else { return };
         let (answers, is_joined) = (host.take_answers(), host.is_joined());

@@ -230,7 +230,8 @@ impl MetadataHost {
         Some(image)
     }
 
-    /// Answers that may be given, now that the image is published. A change that made partitions waits for their leaders.
+    /// Answers that may be given, now that the image is published. A change that made partitions waits for the word of their
+    /// leaders that they serve, so that a produce right after the answer works.
     pub(crate) fn take_answers(&mut self) -> Vec<Answer> {
         let mut ready = std::mem::take(&mut self.failed);
         for ((asker, deadline_us), applied) in std::mem::take(&mut self.answers) {
@@ -238,8 +239,9 @@ impl MetadataHost {
                 Applied::TopicCreated { groups } | Applied::PartitionsCreated { groups } => groups.as_slice(),
                 _ => &[],
             };
-            let led = |group: &GroupId| self.leaders.get(group).is_some_and(|change| change.leader.is_some());
-            let leaderless: BTreeSet<GroupId> = groups.iter().copied().filter(|group| !led(group)).collect();
+            let is_served = |group: &GroupId| self.leaders.get(group).is_some_and(LeaderChange::serves);
+            let leaderless: BTreeSet<GroupId> =
+                groups.iter().copied().filter(|group| !is_served(group)).collect();
             match leaderless.is_empty() {
                 true => ready.push((asker, OpResult::Metadata(Ok(applied)))),
                 false => self.creations.push(Creation { asker, deadline_us, leaderless, applied }),
@@ -251,9 +253,13 @@ impl MetadataHost {
     /// A group has a new leader. Returns the answers that waited for it.
     pub(crate) fn on_leader(&mut self, own: NodeId, change: LeaderChange) -> Vec<Answer> {
         let (group, leader) = (change.group, change.leader);
-        if self.leaders.get(&group).is_some_and(|known| known.term > change.term) {
-            return Vec::new();
+        if let Some(known) = self.leaders.get(&group) {
+            let is_said_before = known.term == change.term && known.leader == leader && known.serves();
+            if known.term > change.term || is_said_before && !change.serves() {
+                return Vec::new();
+            }
         }
+        let serves = change.serves();
         if leader == Some(own) {
             self.untold.insert(group);
         }
@@ -261,7 +267,7 @@ impl MetadataHost {
         if leader.is_none() {
             return Vec::new();
         }
-        for creation in &mut self.creations {
+        for creation in self.creations.iter_mut().filter(|_| serves) {
             creation.leaderless.remove(&group);
         }
         let created = self.creations.extract_if(.., |creation| creation.leaderless.is_empty());
@@ -487,6 +493,32 @@ mod tests {
         let payloads = [Bytes::new(), other.encode(), registration(OWN).command().encode()];
         let entries: Vec<Entry> = (1..).zip(payloads).map(|(index, data)| entry(index, data)).collect();
         assert_eq!(logged_directories(&entries), [(NodeId(3), Some(OWN))]);
+    }
+
+    #[test]
+    fn what_made_partitions_is_answered_when_their_leaders_say_that_they_serve() {
+        let mut host = MetadataHost::new(StaticSettings::default(), None).expect("no snapshot is no bad one");
+        let asker = |request| Asker { shard: types::ShardId(0), token: broker::OpToken { request, part: 0 } };
+        let groups = vec![GroupId(7), GroupId(8)];
+        host.answers.push(((asker(1), u64::MAX), Applied::TopicCreated { groups: groups.clone() }));
+        assert_eq!(host.take_answers().len(), 0);
+        let word = |group, in_sync: &[NodeId]| LeaderChange {
+            group,
+            term: Term(3),
+            leader: Some(NodeId(2)),
+            in_sync: in_sync.into(),
+        };
+        for group in groups.clone() {
+            assert_eq!(host.on_leader(NodeId(1), word(group, &[])).len(), 0, "a follower's word");
+        }
+        assert_eq!(host.on_leader(NodeId(1), word(GroupId(7), &[NodeId(2)])).len(), 0, "one of two");
+        // Late, and does not make the leader's own word undone.
+        assert_eq!(host.on_leader(NodeId(1), word(GroupId(7), &[])).len(), 0);
+        let answers = host.on_leader(NodeId(1), word(GroupId(8), &[NodeId(2)]));
+        assert!(matches!(&answers[..], [(to, OpResult::Metadata(Ok(_)))] if to.token == asker(1).token));
+        // The same partitions asked for later: nothing is left to wait for.
+        host.answers.push(((asker(2), u64::MAX), Applied::PartitionsCreated { groups }));
+        assert_eq!(host.take_answers().len(), 1);
     }
 
     #[test]

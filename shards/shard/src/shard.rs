@@ -464,7 +464,9 @@ impl Shard {
     ) -> Group {
         let raft = Group::create(group, own, voters);
         let records = vec![raft.checkpoint_record(machine)];
-        self.wal.push(Unit::of_shard(group, records, false));
+        // That of a partition is written with the first thing that happens to it. Nothing may happen to a node that joins
+        // before its metadata group is asked to be another replica, for which nothing of this one may wait.
+        self.wal.push(Unit::of_shard(group, records, group == GroupId::METADATA));
         raft
     }
 
