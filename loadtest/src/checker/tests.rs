@@ -642,7 +642,7 @@ fn a_good_history_passes() {
     assert_eq!(judgement.verdict, Verdict::Pass);
     expect![[r#"
         Counts {
-            lines: 668,
+            lines: 686,
             acknowledged: 80,
             indefinite: 0,
             polled: 160,
@@ -651,6 +651,12 @@ fn a_good_history_passes() {
             committed_reads: 80,
             replicas_read: 6,
             batches: 60,
+            assignments: 1,
+            foreign_commits: 1,
+            look_ups: 14,
+            fresh_topics: 1,
+            fresh_topics_asked_again: 1,
+            fresh_topics_known_us_max: 900,
         }
     "#]]
     .assert_debug_eq(&judgement.counts);

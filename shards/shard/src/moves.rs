@@ -23,7 +23,7 @@ impl Shard {
             return;
         }
         let lag_ms_max = self.config.replica_lag_ms_max;
-        let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         let placed = host.placed();
         let (decision, wanted) = (placed.decision(), placed.wanted());
         if !placed.is_moving() {
@@ -33,8 +33,8 @@ impl Shard {
         if !host.role.serving {
             return;
         }
-        let peers = &self.peers;
-        host.update_in_sync(now, lag_ms_max, raft, |node| peers.is_alive(node));
+        self.watch_in_sync(now, group);
+        let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         let context = partition::Command::Membership.encode();
         let is_done = raft.change_members(&wanted, context, |follower| {
             host.is_caught_up(now, lag_ms_max, follower.replica)
