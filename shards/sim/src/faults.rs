@@ -82,7 +82,9 @@ impl World {
                 continue;
             }
             let Some(checkpoint) = &recovered.checkpoint else { continue };
-            let partition = Partition::restore(checkpoint.index, &checkpoint.state);
+            let read = raft_group::read_checkpoint(checkpoint.state.clone());
+            let (_, _, state) = read.unwrap_or_else(|error| panic!("group {group}: {error}"));
+            let partition = Partition::restore(checkpoint.index, &state);
             let partition = partition.unwrap_or_else(|error| panic!("group {group}: {error}"));
             let live: Vec<Offset> =
                 partition.segment_files().into_iter().filter(|base| partition.has_segment(*base)).collect();
