@@ -318,6 +318,27 @@ fn a_reset_partition_begins_at_its_offset_and_takes_no_old_file_for_its_own() {
     assert_eq!((world.partition.high_watermark(), world.files.len()), (Offset(1_000), 0));
 }
 
+/// A log may start within a batch, which a replica that has nothing pulls whole.
+#[test]
+fn a_reset_partition_goes_on_within_a_batch() {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    (0..5).for_each(|_| builder.append(1_000, None, Some(b"some value"), &[]));
+    let mut batch = builder.build();
+    batch::assign(&mut batch, Offset(100), EPOCH.leader_epoch());
+    let batch = batch.freeze();
+    let mut partition = Partition::new();
+    partition.reset_to(LogIndex(7), Offset(103));
+    assert_eq!(partition.append_pulled(&batch, 1_000), Ok(()));
+    assert_eq!((partition.log_start(), partition.high_watermark()), (Offset(103), Offset(105)));
+    assert_eq!(partition.locate(Offset(103)), Ok(Position::Memory));
+    assert_eq!(partition.read_memory(Offset(103), 1), std::slice::from_ref(&batch));
+    // What comes twice is passed over, and what leaves a gap is not taken.
+    assert_eq!(partition.append_pulled(&batch, 1_000), Ok(()));
+    let mut behind = batch.to_vec();
+    behind[..8].copy_from_slice(&110i64.to_be_bytes());
+    assert!(partition.append_pulled(&Bytes::from(behind), 1_000).is_err());
+}
+
 #[test]
 fn checkpoints_that_contradict_themselves_are_refused() {
     let mut world = World::new();

@@ -77,7 +77,7 @@ pub(crate) struct PartitionHost {
     /// Whether it is listed among those whose batches go to a segment after a while.
     pub is_lingering: bool,
     pub folder: Folder,
-    /// Proposed since the group was last driven.
+    /// Proposed, or sent by the leader, since the group was last driven.
     pub undriven_bytes: usize,
     /// The replicas that are in sync, this one among them, while this node leads.
     pub in_sync: Arc<[NodeId]>,

@@ -367,12 +367,23 @@ impl Shard {
             hosted.awaits_leader = false;
         }
         self.dirty.insert(group);
-        hosted.undriven_bytes += message.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
-        let is_much = hosted.undriven_bytes >= WAL_FLUSH_BYTES_MAX;
         if message.msg_type == MessageType::MsgSnapshot {
             return self.on_snapshot_offered(now, peer, group, message);
         }
+        let bytes = message_bytes(&message);
+        let is_append = message.msg_type == MessageType::MsgAppend && !message.entries.is_empty();
+        if is_append && !self.wal.has_room(bytes) {
+            // As if it were lost: the leader asks how far this replica is, and sends it again when there is room. What frees
+            // WAL files needs some itself.
+            return;
+        }
+        hosted.undriven_bytes += bytes;
+        let is_much = hosted.undriven_bytes >= WAL_FLUSH_BYTES_MAX;
         hosted.raft.step(message);
+        if let Some((_, host)) = hosted.partition() {
+            host.undriven_bytes += bytes;
+            self.wal.on_proposed(bytes);
+        }
         if is_much {
             // What one group is sent in a turn must fit one flush, however much of it comes at once.
             self.dirty.remove(&group);

@@ -83,7 +83,7 @@ pub(crate) struct Wal {
     next_flush: u64,
     waiting: VecDeque<Unit>,
     waiting_bytes: u64,
-    /// Bytes that were proposed and are not among the waiting ones yet.
+    /// Bytes that were proposed, or sent by leaders, and are not among the waiting ones yet.
     undriven_bytes: u64,
     in_flight: Option<InFlight>,
     no_space_until_us: Option<u64>,

@@ -136,7 +136,8 @@ impl World {
         let fails = std::mem::take(&mut self.nodes[place.node].write_fails);
         if fails {
             self.coverage.mark("write failed");
-            self.nodes[place.node].damaged_until_us = self.now_us + DAMAGE_US;
+            let node = &mut self.nodes[place.node];
+            node.damaged_until_us = node.damaged_until_us.max(self.now_us + DAMAGE_US);
         }
         fails
     }

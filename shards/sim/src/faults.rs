@@ -13,7 +13,7 @@ use crate::process::{Process, Start, node_id};
 use crate::world::{Happening, World};
 
 /// How long a node may take to start, in microseconds.
-const NODE_STARTS_US_MAX: u64 = 100_000;
+pub(crate) const NODE_STARTS_US_MAX: u64 = 100_000;
 
 impl World {
     /// Starts a node. What was planned before the faults ended may come late: it runs already, or is left out.

@@ -8,7 +8,7 @@ use crate::History;
 use crate::runner::try_run;
 
 /// Histories within which each planted bug must be found.
-pub const SEEDS_MAX: u64 = 200;
+pub const SEEDS_MAX: u64 = 400;
 
 /// How the hunt for one bug ended.
 #[derive(Clone, Debug)]
@@ -31,8 +31,10 @@ pub fn hunt_all(mutants: &[Mutant], from: u64, nodes: usize, jobs: usize) -> Vec
                         return;
                     };
                     let found = (from..from + SEEDS_MAX).find_map(|seed| {
-                        let history = History { mutant: Some(mutant), ..History::new(seed, nodes) };
-                        try_run(&history).err().map(|why| (seed, why))
+                        let history = History::new(seed, nodes);
+                        let why = try_run(&History { mutant: Some(mutant), ..history.clone() }).err()?;
+                        // What fails without the bug does not find it.
+                        try_run(&history).ok().map(|_| (seed, why))
                     });
                     hunted.lock().expect("no thread panics with it").push(Hunted { mutant, found });
                 }

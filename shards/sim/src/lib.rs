@@ -109,10 +109,15 @@ fn plant(mutant: Option<Mutant>) {
     assert!(mutant.is_none(), "bugs are planted with the feature `full` only");
 }
 
+/// How long a request that nobody waits for may be under way, in microseconds.
+const IN_FLIGHT_US_MAX: u64 = 8_000_000;
+
 fn run_whole(world: &mut World, random: &mut Random) {
     world.run();
     world.check_leaders();
     world.run_until_idle();
+    // What clients gave up or never wait for may still come about.
+    world.run_for_us(IN_FLIGHT_US_MAX);
     audit(world);
     world.heal_the_rest();
     for _ in 0..random.between(1, 2) {

@@ -148,11 +148,10 @@ impl World {
     }
 
     pub(crate) fn on_expired(&mut self, connection: ConnectionId, correlation_id: i32) {
-        // Once the faults are over, everything has to be answered.
-        if self.healed_us.is_some() {
+        let Some(link) = self.links.open.get(&connection) else { return };
+        if !self.may_fall_silent(link.at.node) {
             return;
         }
-        let Some(link) = self.links.open.get(&connection) else { return };
         if link.awaited.iter().any(|awaited| awaited.correlation_id == correlation_id) {
             self.coverage.mark("request timed out");
             let client = link.client;

@@ -10,10 +10,10 @@ use crate::node::Place;
 use crate::world::{Happening, World};
 
 /// How long a node rests before it dials again, at most, in microseconds.
-const DIAL_REST_US_MAX: u64 = 1_000_000;
+const DIAL_REST_US_MAX: u64 = 200_000;
 
 /// How long a connection outlives a way that is closed, at most, in microseconds.
-const TIMEOUT_US_MAX: u64 = 3_000_000;
+const TIMEOUT_US_MAX: u64 = 6_000_000;
 
 /// How much longer everything takes while the network is slow.
 const SLOWNESS: u64 = 100;
@@ -202,7 +202,8 @@ impl World {
                 return;
             }
             if self.nodes[to.node].paused_until_us > self.now_us {
-                let until_us = self.nodes[to.node].paused_until_us;
+                // What waits in sockets is read piece by piece.
+                let until_us = self.nodes[to.node].paused_until_us + self.random.delay_us(100_000);
                 return self.schedule_at(until_us, None, Happening::FrameDue(id));
             }
             let is_sender_there = self.nodes[from.node].incarnation() == Some(line.sender);

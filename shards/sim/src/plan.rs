@@ -378,11 +378,12 @@ impl Faults {
             let node = random.index(nodes);
             let (one, other) = ((node + 1) % nodes, (node + 2) % nodes);
             let begin_us = random.below(duration_us);
-            let for_us = random.between(1_000_000, 6_000_000);
+            let for_us = random.between(3_000_000, 10_000_000);
             self.planned.push((begin_us, Fault::Storm { pairs: vec![(one, other), (other, one)], for_us }));
-            for _ in 0..random.between(3, 15) {
-                let at_us = begin_us + random.below(for_us);
-                self.planned.push((at_us, Fault::Crash { node, down_us: random.between(1_000, 700_000) }));
+            let mut at_us = begin_us;
+            while at_us < begin_us + for_us {
+                self.planned.push((at_us, Fault::Crash { node, down_us: random.between(1_000, 200_000) }));
+                at_us += random.between(300_000, 1_500_000);
             }
         }
     }
@@ -420,10 +421,17 @@ impl Faults {
         }
         if random.percent(30) {
             let times = random.between(1, 4);
-            self.add(random, times, |random| {
-                let node = random.index(nodes);
-                Fault::SlowDisk { node, for_us: random.between(1_000, 3_000_000) }
-            });
+            for _ in 0..times {
+                let (at_us, node) = (random.below(self.duration_us), random.index(nodes));
+                let for_us = random.between(1_000, 3_000_000);
+                self.planned.push((at_us, Fault::SlowDisk { node, for_us }));
+                if random.percent(60) {
+                    // With much under way that is not durable.
+                    let crash_us = at_us + random.below(for_us);
+                    self.planned
+                        .push((crash_us, Fault::Crash { node, down_us: random.between(100, 300_000) }));
+                }
+            }
         }
         if random.percent(25) {
             let times = random.between(1, 3);

@@ -49,7 +49,7 @@ pub const SEGMENT_BYTES_MIN: usize = tight(1024 * 1024, 64 * 1024);
 pub const COORDINATOR_SNAPSHOT_BYTES: usize = tight(8 * 1024 * 1024, 64 * 1024);
 
 /// Applied bytes of commands after which the state of the metadata is written as a checkpoint and the log before it goes.
-pub const METADATA_CHECKPOINT_BYTES: usize = tight(256 * 1024, 2 * 1024);
+pub const METADATA_CHECKPOINT_BYTES: usize = tight(256 * 1024, 256);
 
 /// The largest write to a segment: what a busy partition gathered while its last write was under way goes in one, so
 /// that it keeps up with the WAL.

@@ -172,6 +172,8 @@ impl Consumer {
                         at.offset
                     );
                     at.offset = random_offset(context, topic, partition);
+                    // The read that found it gone had its share of the fetch.
+                    has_any = true;
                 }
                 code => {
                     let is_damaged = code == ErrorCode::CorruptMessage && context.may_be_damaged;
