@@ -132,7 +132,7 @@ impl Admin {
     fn plan_topic(&mut self, context: &mut Context<'_>) -> Task {
         let topic = TopicRef(context.model.topics.len());
         let partitions = context.random.between(1, if self.is_heavy { 2 } else { 6 });
-        let mut configs = vec![("max.message.bytes", (BATCH_BYTES_MAX / 2).to_string())];
+        let mut configs = vec![("max.message.bytes", BATCH_BYTES_MAX.to_string())];
         let segment_bytes = SEGMENT_BYTES_MIN as u64 * context.random.between(1, 4);
         configs.push(("segment.bytes", segment_bytes.to_string()));
         let has_retention = context.random.percent(30);
@@ -303,6 +303,7 @@ impl Admin {
                 );
                 let known = context.model.partition(topic, partition);
                 known.start_floor = known.start_floor.max(low);
+                known.end_floor = known.end_floor.max(low);
                 None
             }
             (task, response) => panic!("{task:?} is answered with {response:?}"),
