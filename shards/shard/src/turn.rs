@@ -96,6 +96,10 @@ impl Shard {
         self.watch_role(now, group);
         self.continue_move(now, group);
         self.watch_ticks(now, group);
+        // What was applied may have changed whose copies make a majority.
+        if self.hosted.get(&group).is_some_and(|hosted| hosted.raft.has_work()) {
+            self.dirty.insert(group);
+        }
     }
 
     fn apply(&mut self, now: Now, group: GroupId, entry: Entry) {
