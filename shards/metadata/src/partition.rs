@@ -22,6 +22,8 @@ pub(crate) struct Moves {
     pub(crate) target: Option<Vec<NodeId>>,
     /// Every replica that may be a member of the group, ascending; of a broker perhaps two, of which the last counts.
     pub(crate) members: Vec<ReplicaId>,
+    /// Whether a decision was ever carried out.
+    pub(crate) has_moved: bool,
 }
 
 impl Partition {
@@ -38,9 +40,13 @@ impl Partition {
         }
     }
 
-    /// Whether its replicas are those that it was made with, and no others were ever wanted.
-    pub fn is_as_made(&self) -> bool {
-        self.moves.is_none()
+    /// The replicas that the group begins with, the preferred leader first; none once the replicas have moved, when whoever comes
+    /// is told of the group by its leader.
+    pub fn first_voters(&self) -> Vec<ReplicaId> {
+        match self.moves.as_ref().is_some_and(|moves| moves.has_moved) {
+            true => Vec::new(),
+            false => self.replicas.iter().map(|node| ReplicaId::first(*node)).collect(),
+        }
     }
 
     /// The number of the last decision of where the replicas are to be; 0 for that by which the partition was made.
@@ -124,7 +130,7 @@ impl Partition {
     pub(crate) fn moved(&self, decision: u32) -> Option<Partition> {
         let moves = self.moves.as_ref().filter(|moves| moves.decision == decision)?;
         let replicas = moves.target.clone()?;
-        let moves = Moves { decision, target: None, members: self.wanted() };
+        let moves = Moves { decision, target: None, members: self.wanted(), has_moved: true };
         Some(Partition { group: self.group, replicas, moves: Some(Box::new(moves)) })
     }
 }
@@ -152,6 +158,7 @@ mod tests {
         let made = Partition::new(GroupId(7), nodes(&[1, 2, 3]));
         assert_eq!(text(&made.wanted()), "1.0 2.0 3.0");
         let moving = made.reassigned(&nodes(&[4, 2, 1]), None).expect("a decision");
+        assert_eq!(text(&moving.first_voters()), "1.0 2.0 3.0", "one of them may not be there yet");
         assert_eq!(text(&moving.wanted()), "1.0 2.0 4.1");
         assert_eq!(
             moving.replica_on(NodeId(3)),
@@ -164,7 +171,7 @@ mod tests {
         );
         let moved = moving.moved(1).expect("the last decision");
         assert_eq!((moved.replicas.clone(), moved.is_moving()), (nodes(&[4, 2, 1]), false));
-        assert_eq!(moved.replica_on(NodeId(3)), None);
+        assert_eq!((moved.replica_on(NodeId(3)), moved.first_voters()), (None, Vec::new()));
         let back = moved.reassigned(&nodes(&[1, 2, 3]), None).expect("a decision");
         assert_eq!(text(&back.wanted()), "1.0 2.0 3.2");
     }

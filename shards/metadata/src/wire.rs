@@ -118,6 +118,8 @@ struct PartitionRecord {
     /// Raft ids.
     #[prost(uint64, repeated, tag = "5")]
     members: Vec<u64>,
+    #[prost(bool, tag = "6")]
+    has_moved: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -538,7 +540,7 @@ fn moves(record: &PartitionRecord) -> Result<Option<Box<Moves>>, MetadataError> 
     if !members.is_sorted() {
         return Err(invalid("Partition.members", "they do not ascend"));
     }
-    Ok(Some(Box::new(Moves { decision: record.decision, target, members })))
+    Ok(Some(Box::new(Moves { decision: record.decision, target, members, has_moved: record.has_moved })))
 }
 
 fn partition_record(partition: &Partition) -> PartitionRecord {
@@ -550,6 +552,7 @@ fn partition_record(partition: &Partition) -> PartitionRecord {
         decision: partition.decision(),
         target: node_numbers(moves.and_then(|moves| moves.target.as_deref()).unwrap_or_default()),
         members: members.map(|member| member.raft_id()).collect(),
+        has_moved: moves.is_some_and(|moves| moves.has_moved),
     }
 }
 

@@ -131,6 +131,8 @@ pub struct Group {
     memberships: VecDeque<(LogIndex, Membership)>,
     /// All whose votes count now.
     voters: Vec<ReplicaId>,
+    /// The last entry of the log when the members last changed here.
+    settled_behind: LogIndex,
     node: RawNode<LogView>,
     unpersisted: VecDeque<Unpersisted>,
     checkpointed: (LogIndex, Term),
@@ -202,6 +204,7 @@ impl Group {
             group,
             own,
             voters: membership.all_voters(),
+            settled_behind: LogIndex(0),
             memberships: VecDeque::from([(index, membership)]),
             node,
             unpersisted: VecDeque::new(),
@@ -210,6 +213,7 @@ impl Group {
             applied: index,
             applied_term: term,
         };
+        group.settled_behind = group.last_index();
         group.reset_election_timeout();
         group
     }
@@ -369,16 +373,16 @@ impl Group {
 
     /// Whether the voters on these nodes can decide alone.
     pub fn has_majority(&self, is_alive: impl Fn(NodeId) -> bool) -> bool {
-        let Membership { voters, outgoing, .. } = self.membership();
-        let is_enough = |voters: &[ReplicaId]| {
-            let alive = voters.iter().filter(|voter| is_alive(voter.node)).count();
-            voters.is_empty() || alive > voters.len() / 2
-        };
-        is_enough(voters) && is_enough(outgoing)
+        self.membership().has_majority(|voter| is_alive(voter.node))
     }
 
     /// Goes on, on the leader, towards these voters (ascending) and no other members: one step, once the last one is applied.
-    /// Returns whether that is reached. `context` is that of the entry which a step may take.
+    /// Returns whether that is reached, so that all others can be gone for good. `context` is that of the entry which a step
+    /// may take.
+    ///
+    /// The members count once the entry that changes them is applied, and what a replica knows to be committed is durable only
+    /// along with what it writes next. So one more entry must be committed by the new members: with it a majority of them
+    /// has written that the change is. Otherwise replicas that restart could ask for votes that nobody is left to give.
     pub fn change_members(
         &mut self,
         wanted: &[ReplicaId],
@@ -394,7 +398,12 @@ impl Group {
         let caught_up: Vec<ReplicaId> =
             self.followers().filter(is_caught_up).map(|follower| follower.replica).collect();
         match plan_step(self.membership(), wanted, self.own, &caught_up) {
-            Step::Done => return true,
+            Step::Done if self.applied > self.settled_behind => return true,
+            Step::Done if self.last_index() > self.settled_behind => {}
+            Step::Done => {
+                // Refused where too much waits for its commit: it is tried again.
+                let _ = self.propose_entry(Entry { context, ..Entry::default() });
+            }
             Step::Wait => {}
             Step::HandOver => {
                 let heirs = self.followers().filter(|follower| {
@@ -425,6 +434,7 @@ impl Group {
 
     fn set_membership(&mut self, index: LogIndex, membership: Membership) {
         self.voters = membership.all_voters();
+        self.settled_behind = self.last_index().max(index);
         self.memberships.push_back((index, membership));
     }
 

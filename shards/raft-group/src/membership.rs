@@ -67,6 +67,15 @@ impl Membership {
         !self.outgoing.is_empty()
     }
 
+    /// Whether these replicas can decide alone: during a change of voters it takes a majority of those of before as well.
+    pub fn has_majority(&self, is_one: impl Fn(&ReplicaId) -> bool) -> bool {
+        let is_enough = |voters: &[ReplicaId]| {
+            let ones = voters.iter().filter(|voter| is_one(voter)).count();
+            voters.is_empty() || ones > voters.len() / 2
+        };
+        is_enough(&self.voters) && is_enough(&self.outgoing)
+    }
+
     /// All replicas whose votes count, ascending.
     pub(crate) fn all_voters(&self) -> Vec<ReplicaId> {
         let mut voters = [self.voters.as_slice(), self.outgoing.as_slice()].concat();

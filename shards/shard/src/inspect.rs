@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use metadata::MetadataImage;
 use partition::ProducerBatch;
-use raft_group::Role;
+use raft_group::{Membership, Role};
 use types::{GroupId, LogIndex, NodeId, Offset, ProducerId, Term};
 
 use crate::shard::{Machine, Shard};
@@ -83,10 +83,9 @@ impl Shard {
         self.hosted.get(&group)?.raft.entry(index)
     }
 
-    /// The nodes of the voters of a group that is hosted here, ascending.
-    pub fn voters(&self, group: GroupId) -> Vec<NodeId> {
-        let voters = self.hosted.get(&group).into_iter().flat_map(|hosted| hosted.raft.voters());
-        voters.map(|voter| voter.node).collect()
+    /// The members of a group that is hosted here, as of the last entry applied here.
+    pub fn membership(&self, group: GroupId) -> Option<&Membership> {
+        self.hosted.get(&group).map(|hosted| hosted.raft.membership())
     }
 
     /// The in-sync replicas of a partition that is led here; empty elsewhere.

@@ -564,7 +564,7 @@ impl Shard {
 
     fn needs_ticks(&self, group: GroupId, hosted: &Hosted) -> bool {
         let raft = &hosted.raft;
-        if raft.is_single_voter() || is_planted(Mutant::NoElection) {
+        if is_planted(Mutant::NoElection) {
             return false;
         }
         match raft.role().leader {

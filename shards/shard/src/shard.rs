@@ -563,24 +563,25 @@ impl Shard {
             FatalReason::Damaged(format!("partition {}-{index} (group {group}): {error}", topic.name))
         };
         let recovered = self.recovered.remove(&group);
-        let is_new = recovered.is_none();
-        let placed = &topic.partitions[index as usize];
-        let (raft, state) = match recovered.map(|recovered| Group::restore(group, recovered)) {
-            Some(Ok(restored)) => restored,
+        let (raft, state, is_first) = match recovered.map(|recovered| Group::restore(group, recovered)) {
+            Some(Ok((raft, state))) => (raft, state, false),
             Some(Err(error)) => return self.fatal(damaged(&error)),
             None => {
+                let placed = &topic.partitions[index as usize];
                 let own = placed.replica_on(self.node).expect("the caller has looked");
-                let first = || placed.replicas.iter().map(|node| ReplicaId::first(*node)).collect();
-                let voters = if placed.is_as_made() { first() } else { Vec::new() };
+                let mut voters = placed.first_voters();
+                if !voters.contains(&own) {
+                    voters.clear();
+                }
+                let is_first = voters.first() == Some(&own);
                 let (_, state) = Partition::new().checkpoint();
-                (self.create_group(group, own, voters, &state), state)
+                (self.create_group(group, own, voters, &state), state, is_first)
             }
         };
         let partition = match Partition::restore(raft.checkpointed().0, &state) {
             Ok(partition) => partition,
             Err(error) => return self.fatal(damaged(&error)),
         };
-        let is_first = is_new && placed.is_as_made() && placed.replicas[0] == self.node;
         let mut host = PartitionHost::new(
             Arc::clone(topic),
             PartitionIndex(index),

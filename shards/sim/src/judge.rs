@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use log::wal::Recovered;
+use raft_group::Membership;
 use shard::{GroupStatus, Shard};
 use types::hash::mix64;
-use types::{GroupId, LogIndex, NodeId, Term};
+use types::{GroupId, LogIndex, ReplicaId, Term};
 
 use crate::coverage::Coverage;
 use crate::durable::DurableLogs;
@@ -51,6 +52,8 @@ pub(crate) struct Judge {
     /// What stands at an index in a term, wherever it does.
     appended: BTreeMap<(GroupId, LogIndex, Term), u64>,
     seen: BTreeMap<(usize, GroupId), Seen>,
+    /// The members of each group as each node last knew them.
+    members: BTreeMap<(usize, GroupId), Membership>,
     /// The newest metadata that each node was seen with, and the groups of topics that some node knows to be deleted.
     images: BTreeMap<usize, LogIndex>,
     deleted: BTreeSet<GroupId>,
@@ -92,8 +95,11 @@ impl Judge {
             let last_term = shard.entry(status.group, status.last).map(|(term, _)| term);
             self.check_log(node, shard, seen, status);
             self.check_applied(node, shard, before, status);
-            if before.is_none_or(|before| before.committed < status.committed) {
-                self.check_durable(node, shard, status, coverage);
+            let members = shard.membership(status.group).expect("the group is hosted");
+            let members_before = self.members.insert(key, members.clone());
+            // What a node finds committed when it starts may be newer than the members that its checkpoint knows.
+            if before.is_some_and(|before| before.committed < status.committed) {
+                self.check_durable(node, shard, status, [members_before.as_ref(), Some(members)], coverage);
             }
             if status.is_leader {
                 self.check_leader(node, shard, status, coverage);
@@ -155,21 +161,27 @@ impl Judge {
         }
     }
 
-    /// What is committed is durable on a majority, so that it survives the loss of what is not.
-    fn check_durable(&self, node: usize, shard: &Shard, status: GroupStatus, coverage: &mut Coverage) {
+    /// What is committed is durable on a majority, so that it survives the loss of what is not. The entry that changes the
+    /// members commits by those before it, and so do the ones that commit along with it.
+    fn check_durable(
+        &self,
+        node: usize,
+        shard: &Shard,
+        status: GroupStatus,
+        members: [Option<&Membership>; 2],
+        coverage: &mut Coverage,
+    ) {
         let (group, index) = (status.group, status.committed);
         let Some((term, _)) = shard.entry(group, index) else { return };
-        let voters = shard.voters(group);
-        let place = |voter: &NodeId| usize::try_from(voter.0 - 1).expect("ids are counted from 1");
-        let holders = voters.iter().filter(|voter| self.durable.holds(place(voter), group, index, term));
-        let count = holders.count();
-        if voters.len() > 1 {
+        let place = |voter: &ReplicaId| usize::try_from(voter.node.0 - 1).expect("ids are counted from 1");
+        let holds = |voter: &ReplicaId| self.durable.holds(place(voter), group, index, term);
+        if members.into_iter().flatten().all(|members| members.voters.len() > 1) {
             coverage.mark("durable majority judged");
         }
         assert!(
-            2 * count > voters.len(),
-            "group {group}: node {node} takes entry {index} of term {term} for committed, which is durable on {count} of \
-             {voters:?}"
+            members.into_iter().flatten().any(|members| members.has_majority(holds)),
+            "group {group}: node {node} takes entry {index} of term {term} for committed, which is not durable on a majority \
+             of {members:?}"
         );
     }
 
