@@ -7,7 +7,7 @@ use bytes::Bytes;
 use metadata::MetadataImage;
 use partition::ProducerBatch;
 use raft_group::{Membership, Role};
-use types::{GroupId, LogIndex, NodeId, Offset, ProducerId, Term};
+use types::{GroupId, LogIndex, NodeId, Offset, ProducerId, ReplicaId, Term};
 
 use crate::shard::{Machine, Shard};
 
@@ -16,6 +16,8 @@ use crate::shard::{Machine, Shard};
 pub struct GroupStatus {
     /// The group.
     pub group: GroupId,
+    /// Which replica of it this is.
+    pub own: ReplicaId,
     /// This node's part in it.
     pub role: Role,
     /// Whether this node leads the term, though it may not serve yet.
@@ -66,6 +68,7 @@ impl Shard {
             };
             GroupStatus {
                 group: *group,
+                own: hosted.raft.own(),
                 role: hosted.raft.role(),
                 is_leader: hosted.raft.is_leader(),
                 compacted: hosted.raft.compacted().0,

@@ -15,6 +15,9 @@ use crate::in_sync::{InSyncJudge, Quorums};
 /// Bytes of an entry that tell it from others, at its beginning and at its end: a batch has its checksum among the first.
 const TELLING_BYTES: usize = 256;
 
+/// Nobody decides on what a group begins behind.
+const GROUP_BEGINS_BEHIND: LogIndex = LogIndex(1);
+
 /// How a replica was when it was last seen.
 #[derive(Clone, Copy)]
 struct Seen {
@@ -52,6 +55,8 @@ pub(crate) struct Judge {
     /// What stands at an index in a term, wherever it does.
     appended: BTreeMap<(GroupId, LogIndex, Term), u64>,
     seen: BTreeMap<(usize, GroupId), Seen>,
+    /// The last entry of each group that a leader took for committed.
+    committed: BTreeMap<GroupId, LogIndex>,
     /// The members of each group as each node last knew them.
     members: BTreeMap<(usize, GroupId), Membership>,
     /// The newest metadata that each node was seen with, and the groups of topics that some node knows to be deleted.
@@ -75,6 +80,7 @@ impl Judge {
     pub(crate) fn look(&mut self, look: Look<'_>, quorums: &mut Quorums, coverage: &mut Coverage) {
         let Look { node, incarnation, shard, .. } = look;
         self.note_deleted(node, shard);
+        self.note_decided(shard);
         for status in shard.groups() {
             if self.deleted.contains(&status.group) {
                 continue;
@@ -83,7 +89,8 @@ impl Judge {
                 self.look_at_in_sync(look, status, quorums, coverage);
             }
             let key = (node, status.group);
-            let seen = self.seen.get(&key).copied().filter(|seen| seen.incarnation == incarnation);
+            let is_same = |seen: &Seen| seen.incarnation == incarnation && seen.status.own == status.own;
+            let seen = self.seen.get(&key).copied().filter(is_same);
             if seen.is_some_and(|seen| seen.status == status) {
                 continue;
             }
@@ -97,9 +104,17 @@ impl Judge {
             self.check_applied(node, shard, before, status);
             let members = shard.membership(status.group).expect("the group is hosted");
             let members_before = self.members.insert(key, members.clone());
-            // What a node finds committed when it starts may be newer than the members that its checkpoint knows.
-            if before.is_some_and(|before| before.committed < status.committed) {
-                self.check_durable(node, shard, status, [members_before.as_ref(), Some(members)], coverage);
+            if before.is_none_or(|before| before.committed < status.committed) {
+                self.check_committed(node, status);
+                if status.is_leader && before.is_some() {
+                    self.check_durable(
+                        node,
+                        shard,
+                        status,
+                        [members_before.as_ref(), Some(members)],
+                        coverage,
+                    );
+                }
             }
             if status.is_leader {
                 self.check_leader(node, shard, status, coverage);
@@ -161,7 +176,25 @@ impl Judge {
         }
     }
 
-    /// What is committed is durable on a majority, so that it survives the loss of what is not. The entry that changes the
+    /// Notes what leaders on a shard take for committed, before others hear of it.
+    pub(crate) fn note_decided(&mut self, shard: &Shard) {
+        for GroupStatus { group, committed, .. } in shard.groups().filter(|status| status.is_leader) {
+            let known = self.committed.entry(group).or_insert(GROUP_BEGINS_BEHIND);
+            *known = committed.max(*known);
+        }
+    }
+
+    /// Only a leader decides that an entry is committed; others are told, or have written it down before they started.
+    fn check_committed(&self, node: usize, status: GroupStatus) {
+        let GroupStatus { group, committed, .. } = status;
+        let known = self.committed.get(&group).copied().unwrap_or(GROUP_BEGINS_BEHIND);
+        assert!(
+            committed <= known,
+            "group {group}: node {node} takes entry {committed} for committed, and leaders those up to {known}"
+        );
+    }
+
+    /// What a leader takes for committed is durable on a majority, so that it survives the loss of what is not. The entry that changes the
     /// members commits by those before it, and so do the ones that commit along with it.
     fn check_durable(
         &self,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
-use shard::{Event, ShardMessage};
+use shard::{Effect, Event, ShardMessage};
 use types::{ConnectionId, GroupId, Now, ShardId, ShardLayout};
 
 use crate::actor::{Actor, Context, Wish};
@@ -335,12 +335,18 @@ impl World {
         self.trace_event(place, &event);
         let now = self.now(place.node);
         let is_turn_end = matches!(event, Event::TurnEnded);
+        let ends_turn = is_turn_end || matches!(event, Event::WalFlushed { .. });
         let lane = self.nodes[place.node].lane(place.shard);
         let mut effects = Vec::new();
         lane.shard.step(now, event, &mut effects);
         if !is_turn_end && !std::mem::replace(&mut lane.is_turn_due, true) {
             let delay_us = self.random.delay_us(self.delays.turn_us);
             self.schedule_at_node(delay_us, place.node, Happening::Turn(place));
+        }
+        let fails = effects.iter().any(|effect| matches!(effect, Effect::Fatal(_)));
+        match ends_turn {
+            true if !fails => self.look(place),
+            _ => self.judge.note_decided(&self.nodes[place.node].lane(place.shard).shard),
         }
         for effect in effects {
             if self.nodes[place.node].runs() {
@@ -349,13 +355,9 @@ impl World {
         }
     }
 
-    fn on_turn(&mut self, place: Place) {
-        self.nodes[place.node].lane(place.shard).is_turn_due = false;
-        self.feed(place, Event::TurnEnded);
+    /// Judges a shard at the end of a turn, before anybody hears of what it did.
+    fn look(&mut self, place: Place) {
         let node = &mut self.nodes[place.node];
-        if !node.runs() {
-            return;
-        }
         let incarnation = node.incarnation().expect("the process runs");
         let awake_us = node.awake_us;
         let lane = node.lane(place.shard);
@@ -369,6 +371,16 @@ impl World {
             lag_ms_max: self.plan.node.replica_lag_ms_max,
         };
         self.judge.look(look, &mut self.model.quorums, &mut self.coverage);
+    }
+
+    fn on_turn(&mut self, place: Place) {
+        self.nodes[place.node].lane(place.shard).is_turn_due = false;
+        self.feed(place, Event::TurnEnded);
+        let node = &mut self.nodes[place.node];
+        if !node.runs() {
+            return;
+        }
+        let lane = node.lane(place.shard);
         let deadline_us = lane.shard.next_deadline_us();
         if lane.deadline_us != deadline_us {
             lane.deadline_us = deadline_us;
