@@ -316,6 +316,8 @@ impl World {
                 let peer = Place { node: to, shard: from.shard }.node_id();
                 self.feed(from, Event::PeerSent { peer, bytes });
             }
+            // Healing has opened these ways, and may have closed them for a node that is left out.
+            Happening::Mended(_) if self.is_stopping => {}
             Happening::Mended(pairs) => self.mend(&pairs),
             Happening::Fault(fault) => self.on_fault(fault),
             Happening::Started(node, layout) => self.start(node, layout),
