@@ -649,6 +649,14 @@ impl Group {
         Record::Checkpoint { group: self.group, index, term, state }
     }
 
+    /// The entries behind the checkpoint as WAL records, to be written again, all at once, when the file with the first of
+    /// them is to be recycled.
+    pub fn entry_records(&self) -> Vec<Record> {
+        let behind = self.checkpointed.0.next().0..=self.last_index().0;
+        let entries = behind.map(|index| self.node.store().entry(index).expect("the log has no gaps"));
+        entries.map(|entry| record_of_entry(self.group, entry)).collect()
+    }
+
     /// The hard state as a WAL record, to be written again when the file with the last one is recycled.
     pub fn hard_state_record(&self) -> Record {
         let hard_state = self.node.store().hard_state();

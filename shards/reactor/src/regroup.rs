@@ -217,7 +217,7 @@ impl WalWriter {
 
     fn push(&mut self, record: Record) -> Result<(), StartError> {
         loop {
-            let bytes = self.flush.len_bytes_with(&record);
+            let bytes = self.flush.len_bytes_with(record.encoded_bytes());
             let fits_file = self.position + bytes as u64 <= WAL_FILE_BYTES;
             if fits_file && (bytes <= WAL_FLUSH_BYTES_MAX || self.flush.is_empty()) {
                 self.flush.push(record);

@@ -175,11 +175,14 @@ impl Shard {
     /// Under pressure, frees the oldest WAL file: what it holds goes to segments, states are logged again.
     fn relieve_wal(&mut self) {
         let Some(blockers) = self.wal.blockers() else { return };
-        for (group, _) in &blockers.entries {
-            match self.hosted.get_mut(group).map(|hosted| &hosted.machine) {
-                Some(Machine::Metadata(_)) => self.checkpoint_new_metadata(),
-                Some(Machine::Partition(_)) => self.force_flush(*group),
-                None => {}
+        for (group, highest) in &blockers.entries {
+            let Some(hosted) = self.hosted.get_mut(group) else { continue };
+            match &hosted.machine {
+                // Nobody knows when, or whether, what is not committed will be: a group that lost its majority, or one that is
+                // pulled anew, does not stop the others.
+                _ if *highest > hosted.raft.applied() => self.log_entries_again(*group),
+                Machine::Metadata(_) => self.checkpoint_new_metadata(),
+                Machine::Partition(_) => self.force_flush(*group),
             }
         }
         // Groups that the metadata has not named yet have no state to log; the file waits for them.
@@ -189,6 +192,16 @@ impl Shard {
                 self.log_state_again(group);
             }
         }
+    }
+
+    /// Entries are replaced from the first one on that is written again, so all of them are in one unit.
+    fn log_entries_again(&mut self, group: GroupId) {
+        let Some(hosted) = self.hosted.get(&group) else { return };
+        let bytes = hosted.raft.bytes_behind(hosted.raft.checkpointed().0);
+        if self.wal.concerns(group) || !self.wal.has_room(bytes) {
+            return;
+        }
+        self.wal.push(Unit::of_shard(group, hosted.raft.entry_records(), true));
     }
 
     fn log_state_again(&mut self, group: GroupId) {

@@ -245,7 +245,7 @@ impl Wal {
     fn first_unit_bytes(&self, empty: &FlushBuilder) -> u64 {
         let first = self.waiting.front().expect("something waits");
         assert!(empty.is_empty(), "the size of the first unit is asked for before it is added");
-        unit_bytes(first) + empty.len_bytes() as u64
+        flush_bytes_with(empty, first)
     }
 
     /// Moves waiting units into the flush, as long as there is room for whole ones.
@@ -253,7 +253,7 @@ impl Wal {
         let mut units = Vec::new();
         while let Some(unit) = self.waiting.front() {
             let bytes = unit_bytes(unit);
-            let would_be = builder.len_bytes() as u64 + bytes;
+            let would_be = flush_bytes_with(builder, unit);
             if would_be > room || (!units.is_empty() && would_be > WAL_FLUSH_BYTES_MAX as u64) {
                 break;
             }
@@ -342,6 +342,11 @@ impl Wal {
         }
         flushed.units
     }
+}
+
+fn flush_bytes_with(builder: &FlushBuilder, unit: &Unit) -> u64 {
+    let bytes = usize::try_from(unit_bytes(unit)).expect("a unit fits a WAL file");
+    builder.len_bytes_with(bytes) as u64
 }
 
 fn unit_bytes(unit: &Unit) -> u64 {

@@ -261,13 +261,13 @@ impl WalWriter {
     }
 
     fn push(&mut self, record: Record) {
-        let bytes = self.flush.len_bytes_with(&record);
+        let bytes = self.flush.len_bytes_with(record.encoded_bytes());
         if !self.flush.is_empty()
             && (bytes > WAL_FLUSH_BYTES_MAX || self.position + bytes as u64 > WAL_FILE_BYTES)
         {
             self.write_flush();
         }
-        if self.position + self.flush.len_bytes_with(&record) as u64 > WAL_FILE_BYTES {
+        if self.position + self.flush.len_bytes_with(record.encoded_bytes()) as u64 > WAL_FILE_BYTES {
             self.flush = FlushBuilder::new(self.flush.file_sequence() + 1, self.flush.flush_sequence());
             self.position = 0;
         }

@@ -139,9 +139,10 @@ impl FlushBuilder {
         padded(FLUSH_HEADER_BYTES + self.payload_bytes())
     }
 
-    /// The size that the flush would have with `record` in it, in bytes, padding included.
-    pub fn len_bytes_with(&self, record: &Record) -> usize {
-        padded(FLUSH_HEADER_BYTES + self.payload_bytes() + record.encoded_bytes())
+    /// The size that the flush would have with records of so many [bytes](Record::encoded_bytes) in it, in bytes, padding
+    /// included.
+    pub fn len_bytes_with(&self, record_bytes: usize) -> usize {
+        padded(FLUSH_HEADER_BYTES + self.payload_bytes() + record_bytes)
     }
 
     /// Whether there is nothing to write yet.

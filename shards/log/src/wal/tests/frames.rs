@@ -51,7 +51,7 @@ proptest! {
     ) {
         let mut builder = FlushBuilder::new(file_sequence, flush_sequence);
         for record in &records {
-            let promised = builder.len_bytes_with(record);
+            let promised = builder.len_bytes_with(record.encoded_bytes());
             builder.push(record.clone());
             prop_assert_eq!(builder.len_bytes(), promised);
         }
