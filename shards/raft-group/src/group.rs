@@ -286,8 +286,10 @@ impl Group {
         }
     }
 
-    /// A follower cannot take over the snapshot it was sent: it is looked at anew.
+    /// A follower cannot take over the snapshot it was sent, since what it is to pull is gone: it is looked at anew, and sent one
+    /// of what is there by then.
     pub fn on_snapshot_failed(&mut self, peer: NodeId) {
+        self.node.mut_store().forget_snapshot();
         let waiting = self.progress_of(peer).filter(|(_, state)| *state == ProgressState::Snapshot);
         let replicas: Vec<u64> = waiting.map(|(id, _)| id).collect();
         for id in &replicas {

@@ -60,6 +60,11 @@ impl LogView {
         self.snapshot_wanted.set(false);
     }
 
+    /// The snapshot is out of date: another one is asked for.
+    pub(crate) fn forget_snapshot(&mut self) {
+        self.snapshot = None;
+    }
+
     /// The leader's snapshot takes the place of the whole log.
     pub(crate) fn install(&mut self, index: u64, term: u64, conf_state: ConfState) {
         assert!(index > self.compacted_index, "a snapshot is newer than the log's start");

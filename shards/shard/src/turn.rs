@@ -69,6 +69,7 @@ impl Shard {
         while let Some(hosted) = self.hosted.get_mut(&group).filter(|hosted| hosted.raft.has_work()) {
             let mut work = hosted.raft.take_work();
             committed.extend(work.committed);
+            let is_installed = work.snapshot.is_some();
             if let Some(snapshot) = work.snapshot {
                 assert!(
                     committed.is_empty(),
@@ -81,6 +82,10 @@ impl Shard {
                 let number = Some(work.number);
                 let (records, must_sync) = (work.records, work.must_sync);
                 self.wal.push(Unit { group, number, records, must_sync, retired_segments: Vec::new() });
+            }
+            if is_installed {
+                // The leader's log may start behind what is here.
+                self.remove_old_segments(group);
             }
             self.send_raft(group, work.messages);
         }

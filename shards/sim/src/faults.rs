@@ -226,7 +226,8 @@ impl World {
         if self.nodes[node].process.is_some() {
             self.coverage.mark("process paused");
             let found = &mut self.nodes[node];
-            found.paused_until_us = self.now_us + for_us;
+            // What waits for the end of an earlier pause arrives before what comes later.
+            found.paused_until_us = found.paused_until_us.max(self.now_us + for_us);
             found.awake_us = found.paused_until_us;
         }
     }
