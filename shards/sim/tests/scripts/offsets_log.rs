@@ -14,6 +14,7 @@ use protocol::messages::offset_commit_request::{
 use protocol::messages::offset_fetch_request::OffsetFetchRequestData;
 use protocol::messages::{ErrorCode, kafka_string};
 use sim::world::World;
+use types::limits::COORDINATOR_SNAPSHOT_BYTES;
 
 use crate::script::{Ask, ask_all, create_topic, quiet_world};
 
@@ -21,14 +22,12 @@ const PARTITIONS: i32 = 64;
 const GROUPS: usize = 3;
 const EARLIEST: i64 = -2;
 
-/// Bytes of metadata with each offset, as many as a commit may have.
-const METADATA_BYTES: usize = 4_096;
-
-/// The bytes from which on a log is cut, whatever it says (`SNAPSHOT_AFTER_BYTES` of the coordinators).
-const CUT_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of metadata with each offset, so that what all groups have together is far below what a log is cut at; a commit may
+/// have up to 4096.
+const METADATA_BYTES: usize = COORDINATOR_SNAPSHOT_BYTES / (PARTITIONS as usize * 32);
 
 /// Commits that go well beyond it, and beyond four times what all groups have together.
-const COMMITS: usize = 2 * CUT_BYTES / (PARTITIONS as usize * METADATA_BYTES);
+const COMMITS: usize = 2 * COORDINATOR_SNAPSHOT_BYTES / (PARTITIONS as usize * METADATA_BYTES);
 
 fn find_coordinator(group: usize) -> Ask {
     let request = FindCoordinatorRequestData { key: kafka_string(&name(group)), ..Default::default() };
