@@ -335,12 +335,11 @@ def main():
         "delete-records": delete_records,
         "producer-perf": producer_perf,
         "dump-log": dump_log,
+        "metadata-quorum": metadata_quorum,
+        "unregister": unregister,
     }
-    # Not yet tried against Apache Kafka, as every other scenario is: on request only.
-    if os.environ.get("OPERATIONS") == "1":
-        scenarios |= {"metadata-quorum": metadata_quorum, "unregister": unregister}
-        if NODES >= 3:
-            scenarios |= {"reassignment": reassignment, "leader-election": leader_election}
+    if NODES >= 3:
+        scenarios |= {"reassignment": reassignment, "leader-election": leader_election}
     if "DATA_DIR" not in os.environ:
         del scenarios["dump-log"]
         print("skip kafka-tools dump-log: DATA_DIR does not tell where the broker's data is", flush=True)

@@ -23,7 +23,7 @@ const REGRESSIONS: &[(u64, usize, &str)] = &[
     (120, 3, "a replica that had pulled more than its snapshot holds died when it took it over"),
     (18, 3, "members that did not know durably of their change asked for votes that nobody was left to give"),
     (53, 3, "a replica that a change left alone did not elect itself"),
-    (74, 3, "a first replica that was made after its partition began to move waited for somebody who has the log"),
+    (74, 3, "a first replica that was made after its partition began to move waited for the others"),
     (155, 3, "a leader offered a snapshot again whose batches were gone"),
     (244, 3, "entries that nobody knew to be committed kept a WAL file until there was no other"),
     (498, 3, "segments that a snapshot made needless stayed"),
