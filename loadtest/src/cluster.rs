@@ -18,7 +18,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::{
-    cleanup,
+    cleanup, command,
     error::LoadtestError,
     means::Means,
     network, wall_clock,
@@ -73,7 +73,14 @@ impl Directory {
         self.nodes().find(|&(id, _)| id == node).map(|(_, address)| address)
     }
 
-    /// Grows with each start of a node.
+    /// A node is to hold replicas anew that it gave up, which know nothing of what it has shown of them.
+    pub fn renew(&self, node: i32) {
+        if let Some(entry) = self.nodes.iter().find(|entry| entry.id == node) {
+            entry.incarnation.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Grows with each start of a node, and when it is to hold replicas anew.
     pub fn incarnation(&self, node: i32) -> u64 {
         self.nodes
             .iter()
@@ -168,6 +175,43 @@ impl Cluster {
         self.await_answer(id)
     }
 
+    /// Empties the disk of a node that does not run, says so to the others, and starts it.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadtestError::File`], [`LoadtestError::Command`] of the last attempt to say so, and as [`Cluster::start`].
+    pub fn replace(&mut self, id: i32) -> Result<(), LoadtestError> {
+        let node = &self.nodes[self.index(id)];
+        assert!(node.child.is_none(), "a node that runs is not replaced");
+        std::fs::remove_dir_all(&node.data)
+            .map_err(|source| LoadtestError::File { path: node.data.clone(), source })?;
+        let raft_address = format!("{}:{}", node.address, node.raft_port);
+        let number = id.to_string();
+        let bootstrap = self.directory.bootstrap();
+        let program = self.options.program.to_string_lossy();
+        let arguments = [
+            "cluster",
+            "replace-node",
+            &number,
+            "--raft-addr",
+            &raft_address,
+            "--bootstrap-server",
+            &bootstrap,
+        ];
+        let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
+        // Refused until the others know that it is dead.
+        while let Err(error) = command::run(&program, &arguments) {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            thread::sleep(POLL_PAUSE);
+        }
+        let mut joiner = self.command(id);
+        joiner.arg("--join");
+        self.spawn_command(id, joiner)?;
+        self.await_answer(id)
+    }
+
     /// Starts a node and does not wait.
     ///
     /// # Errors
@@ -175,6 +219,13 @@ impl Cluster {
     /// [`LoadtestError::Process`].
     pub fn spawn(&mut self, id: i32) -> Result<(), LoadtestError> {
         let mut command = self.command(id);
+        if self.nodes.len() > 1 {
+            command.arg("--bootstrap");
+        }
+        self.spawn_command(id, command)
+    }
+
+    fn spawn_command(&mut self, id: i32, mut command: Command) -> Result<(), LoadtestError> {
         let index = self.index(id);
         let node = &mut self.nodes[index];
         assert!(node.child.is_none(), "a node has one process");
@@ -419,11 +470,9 @@ impl Cluster {
         let others = self.nodes.iter().filter(|other| other.id != id);
         let peers: Vec<_> =
             others.map(|other| format!("{}@{}:{}", other.id, other.address, other.raft_port)).collect();
-        command.args(["raft-cluster", "--raft-addr", &format!("{address}:{}", node.raft_port)]).args([
-            "--peers",
-            &peers.join(","),
-            "--bootstrap",
-        ]);
+        command
+            .args(["raft-cluster", "--raft-addr", &format!("{address}:{}", node.raft_port)])
+            .args(["--peers", &peers.join(",")]);
         command
     }
 }

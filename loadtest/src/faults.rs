@@ -15,7 +15,7 @@ use crate::{
     cluster::{ANSWER_TIMEOUT, Cluster},
     disks::Disks,
     error::LoadtestError,
-    history::{Operation, Outcome},
+    history::{Operation, Outcome, TopicPartition},
     means::Means,
     network::Network,
     relay::{End, Weather},
@@ -38,6 +38,7 @@ const FULL_BYTES: u64 = 256 << 20;
 const FULL_SECONDS_MAX: u64 = 30;
 const SLOW_MS: std::ops::Range<u64> = 5_000..15_000;
 const SLOW_WRITES_PER_SECOND: std::ops::Range<u32> = 10..60;
+const MOVED_MS: std::ops::Range<u64> = 0..200;
 const CLOCK_MS: std::ops::Range<u64> = 3_000..10_000;
 /// Less than Kafka's `message.timestamp.after.max.ms`, over which a leader refuses records of clients whose clock is right.
 const CLOCK_AHEAD_MS_MAX: i64 = 45 * 60 * 1_000;
@@ -149,6 +150,8 @@ impl Injector<'_> {
             Step::SlowDisk(role) => self.slow_disk(role),
             Step::SetClock(role) => self.set_clock(role),
             Step::CatchUp => self.catch_up(),
+            Step::Reassign => self.reassign(),
+            Step::Replace(role) => self.replace(role),
             Step::FreshTopics => self.fresh_topics(),
         }
     }
@@ -319,6 +322,72 @@ impl Injector<'_> {
         Ok(())
     }
 
+    /// One node alone holds a partition in between, and may be killed itself while the others learn from it: then nobody can write.
+    fn reassign(&mut self) -> Result<(), LoadtestError> {
+        let view = self.shared.directory.view(|_| true).unwrap_or_default();
+        let Some(partition) = self.partition(&view) else { return Ok(()) };
+        let mut all = self.cluster.ids();
+        self.chance.shuffle(&mut all);
+        let one = all[0];
+        let moves = [
+            (vec![one], all[self.chance.usize(1..all.len())]),
+            (all.clone(), all[self.chance.usize(0..all.len())]),
+        ];
+        for (replicas, killed) in moves {
+            let what = format!("replicas of {} go to {replicas:?}, kill -9 of node {killed}", partition.at);
+            let fault = self.begin(what, vec![killed]).leaving_behind();
+            for node in replicas.iter().filter(|node| **node != one) {
+                self.shared.directory.renew(*node);
+            }
+            self.ask_to_move(&partition.at, &replicas)?;
+            self.hold_at_random(MOVED_MS)?;
+            self.cluster.kill(&[killed])?;
+            self.hold_at_random(KILLED_MS)?;
+            self.cluster.start(killed)?;
+            let within = Duration::from_secs(CATCH_UP_SECONDS_MAX);
+            self.cluster.await_view(within, |view| elsewhere(view, &partition.at, &replicas))?;
+            self.end(fault);
+        }
+        Ok(())
+    }
+
+    /// Whoever can says that replicas are to be elsewhere.
+    fn ask_to_move(&mut self, at: &TopicPartition, replicas: &[i32]) -> Result<(), LoadtestError> {
+        let deadline = Instant::now() + Duration::from_secs(IN_SYNC_SECONDS_MAX);
+        loop {
+            let mut failure = None;
+            for (_, address) in self.shared.directory.nodes() {
+                let asked = Connection::open(address, ANSWER_TIMEOUT)
+                    .and_then(|mut connection| connection.reassign(at, replicas, ANSWER_TIMEOUT));
+                match asked {
+                    Ok(()) => return Ok(()),
+                    Err(error) => failure = Some(error),
+                }
+            }
+            if let Some(error) = failure.filter(|_| Instant::now() > deadline) {
+                let why = format!("{at} is not moved to {replicas:?}: {error}");
+                return Err(LoadtestError::NotReady { seconds: IN_SYNC_SECONDS_MAX, why });
+            }
+            self.hold(LOOK_PAUSE)?;
+        }
+    }
+
+    /// What the node held is on a majority without it, which the others must all be part of.
+    fn replace(&mut self, role: Role) -> Result<(), LoadtestError> {
+        let within = Duration::from_secs(IN_SYNC_SECONDS_MAX);
+        self.cluster.await_view(within, |view| lagging_among(view.partitions.iter()))?;
+        let target = self.target(role);
+        let fault = self.begin(format!("kill -9 of {target}, and another disk for it"), vec![target.node]);
+        let fault = fault.writable(self.survives_one()).leaving_behind();
+        self.cluster.kill(&[target.node])?;
+        self.hold_at_random(KILLED_MS)?;
+        self.cluster.replace(target.node)?;
+        let within = Duration::from_secs(CATCH_UP_SECONDS_MAX);
+        self.cluster.await_view(within, |view| lagging_among(view.partitions.iter()))?;
+        self.end(fault);
+        Ok(())
+    }
+
     /// Writes so much beside the load, or for so long.
     fn write_much(&mut self, bytes: u64, seconds_max: u64) -> Result<Bulk, LoadtestError> {
         let bulk = Bulk::start(&self.shared)?;
@@ -475,9 +544,22 @@ fn describe_cut(target: &Target, reach: Reach, direction: Direction) -> String {
     }
 }
 
+/// Where the replicas of a partition are, or which of them lag, if that is not as it is to be.
+fn elsewhere(view: &ClusterView, at: &TopicPartition, replicas: &[i32]) -> Option<String> {
+    let sorted = |nodes: &[i32]| nodes.iter().copied().collect::<BTreeSet<_>>();
+    let Some(found) = view.partitions.iter().find(|partition| partition.at == *at) else {
+        return Some(format!("{at} is not known"));
+    };
+    let is_there = found.replicas == replicas && sorted(&found.in_sync) == sorted(replicas);
+    (!is_there).then(|| format!("{at} is on {:?}, in sync {:?}", found.replicas, found.in_sync))
+}
+
 /// The partitions of a topic that lack a leader or a caught-up replica, if any.
 fn lagging(view: &ClusterView, topic: &str) -> Option<String> {
-    let partitions = view.partitions.iter().filter(|partition| partition.at.topic == topic);
+    lagging_among(view.partitions.iter().filter(|partition| partition.at.topic == topic))
+}
+
+fn lagging_among<'a>(partitions: impl Iterator<Item = &'a PartitionView>) -> Option<String> {
     let lagging: Vec<_> = partitions
         .filter(|partition| {
             let in_sync: BTreeSet<_> = partition.in_sync.iter().collect();

@@ -77,6 +77,10 @@ pub enum Step {
     SetClock(Role),
     /// A follower is away while much is written, and catches up.
     CatchUp,
+    /// The replicas of a partition go to one node and then to all again; a node is killed during each.
+    Reassign,
+    /// A node is killed, loses its disk, and is replaced by one that is empty.
+    Replace(Role),
     /// Topics that are produced to as soon as they are made. No fault.
     FreshTopics,
 }
@@ -129,6 +133,8 @@ impl Step {
             | Step::Pause(_)
             | Step::Rolling
             | Step::CatchUp
+            | Step::Reassign
+            | Step::Replace(_)
             | Step::FreshTopics => None,
         }
     }
@@ -147,6 +153,8 @@ impl Step {
                 | Step::Flap(Role::Follower)
                 | Step::Packets(Trouble::Exchanged)
                 | Step::CatchUp
+                | Step::Reassign
+                | Step::Replace(_)
         )
     }
 }
@@ -196,6 +204,8 @@ pub const SCENARIOS: &[Scenario] = &[
             Step::FullDisk(Role::Leader),
             Step::SlowDisk(Role::Leader),
             Step::SetClock(Role::Leader),
+            Step::Reassign,
+            Step::Replace(Role::Leader),
         ],
         is_gentle: false,
     },
@@ -282,6 +292,11 @@ pub const SCENARIOS: &[Scenario] = &[
         "a follower is away while --away-mb are written; what it costs the others when it catches up",
         &[Step::CatchUp],
     ),
+    in_turn(
+        "membership",
+        "replicas go from all nodes to one and back, and a node is replaced by an empty one, with kills meanwhile",
+        &[Step::Reassign, Step::Replace(Role::Follower), Step::Reassign, Step::Replace(Role::Leader)],
+    ),
     Scenario {
         name: "fresh",
         about: "each partition of 100 new topics is produced to at once, through any node; no error at all",
@@ -329,7 +344,7 @@ mod tests {
         for (index, scenario) in SCENARIOS.iter().enumerate() {
             assert!(SCENARIOS[..index].iter().all(|other| other.name != scenario.name));
             assert_eq!(find(scenario.name).unwrap().about, scenario.about);
-            let is_idle = scenario.steps.is_empty() || scenario.name == "catch-up";
+            let is_idle = scenario.steps.is_empty() || ["catch-up", "membership"].contains(&scenario.name);
             assert_eq!(scenario.possible(1, |_| true).is_empty(), is_idle, "{}", scenario.name);
             assert_eq!(scenario.possible(3, |_| true), scenario.steps);
         }

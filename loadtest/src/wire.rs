@@ -1,7 +1,7 @@
 //! A small Kafka client of our own, for what librdkafka does not offer: reading a follower, the roles of nodes, answers
 //! as they are.
 //!
-//! Requests of fixed, non-flexible versions, one at a time.
+//! Requests of fixed versions, one at a time; non-flexible ones, where there are.
 
 use std::{
     io::{self, Read, Write},
@@ -22,6 +22,7 @@ const OFFSET_COMMIT: Api = (8, 2);
 const FIND_COORDINATOR: Api = (10, 0);
 const CREATE_TOPICS: Api = (19, 2);
 const OFFSET_FOR_LEADER_EPOCH: Api = (23, 2);
+const ALTER_PARTITION_REASSIGNMENTS: Api = (45, 0);
 const ACKS_ALL: i16 = -1;
 /// No answer that we ask for is longer.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
@@ -290,6 +291,30 @@ impl Connection {
         answer.succeeds()
     }
 
+    /// Asks for the replicas of a partition to be on these nodes. Returns when that is decided, not when it is done.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`].
+    pub fn reassign(
+        &mut self,
+        at: &TopicPartition,
+        nodes: &[i32],
+        within: Duration,
+    ) -> Result<(), WireError> {
+        let mut body = Body::default();
+        body.int32(millis(within));
+        body.compact_count(1);
+        body.compact_string(&at.topic);
+        body.compact_count(1);
+        body.int32(at.partition);
+        body.compact_count(nodes.len());
+        nodes.iter().for_each(|&node| body.int32(node));
+        // No tagged fields of the partition, the topic and the request.
+        (0..3).for_each(|_| body.int8(0));
+        decode_reassigned(&self.request(ALTER_PARTITION_REASSIGNMENTS, &body)?)
+    }
+
     fn request(&mut self, (key, version): Api, body: &Body) -> Result<Vec<u8>, WireError> {
         self.correlation_id = self.correlation_id.wrapping_add(1);
         let mut head = Body::default();
@@ -297,6 +322,10 @@ impl Connection {
         head.int16(version);
         head.int32(self.correlation_id);
         head.string("chronik-loadtest");
+        if (key, version) == ALTER_PARTITION_REASSIGNMENTS {
+            // The head of a flexible version has tagged fields; there are none.
+            head.int8(0);
+        }
         let length = i32::try_from(head.0.len() + body.0.len()).expect("our requests are short");
         let frame = [&length.to_be_bytes()[..], &head.0, &body.0].concat();
         let answer = self.exchange(&frame).map_err(|source| match source {
@@ -366,6 +395,20 @@ fn decode_metadata(answer: &[u8]) -> Result<ClusterView, WireError> {
         }
     }
     Ok(view)
+}
+
+/// The answer of a flexible version to a request about one partition: the first error that it has.
+fn decode_reassigned(answer: &[u8]) -> Result<(), WireError> {
+    let mut answer = Answer(answer);
+    answer.no_tags()?;
+    answer.int32()?;
+    answer.succeeds()?;
+    answer.compact_string()?;
+    answer.compact_one()?;
+    answer.compact_string()?;
+    answer.compact_one()?;
+    answer.int32()?;
+    answer.succeeds()
 }
 
 fn decode_fetch(answer: &[u8]) -> Result<Fetched, WireError> {
@@ -506,6 +549,18 @@ impl Body {
         self.0.extend_from_slice(value);
     }
 
+    /// Of a compact array or string, which is short enough for one byte of the varint.
+    fn compact_count(&mut self, count: usize) {
+        self.0.push(
+            u8::try_from(count + 1).ok().filter(|count| *count < 0x80).expect("our requests are short"),
+        );
+    }
+
+    fn compact_string(&mut self, value: &str) {
+        self.compact_count(value.len());
+        self.0.extend_from_slice(value.as_bytes());
+    }
+
     fn string(&mut self, value: &str) {
         self.int16(i16::try_from(value.len()).expect("our strings are short"));
         self.0.extend_from_slice(value.as_bytes());
@@ -583,6 +638,35 @@ impl<'a> Answer<'a> {
         text.map(|text| Some(text.to_owned())).map_err(|_| WireError::Malformed("a string is not UTF-8"))
     }
 
+    /// Of a compact array or string; null counts as none.
+    fn compact_count(&mut self) -> Result<usize, WireError> {
+        let [first] = self.array()?;
+        match first < 0x80 {
+            true => Ok(usize::from(first).saturating_sub(1)),
+            false => Err(WireError::Malformed("it is longer than what was asked for")),
+        }
+    }
+
+    fn compact_string(&mut self) -> Result<(), WireError> {
+        let length = self.compact_count()?;
+        self.take(length).map(drop)
+    }
+
+    /// The head of a compact array of one.
+    fn compact_one(&mut self) -> Result<(), WireError> {
+        match self.compact_count()? {
+            1 => Ok(()),
+            _ => Err(WireError::Malformed("it is not about the one that was asked for")),
+        }
+    }
+
+    fn no_tags(&mut self) -> Result<(), WireError> {
+        match self.array()? {
+            [0] => Ok(()),
+            [_] => Err(WireError::Malformed("it has tagged fields")),
+        }
+    }
+
     /// Null counts as empty.
     fn bytes(&mut self) -> Result<&'a [u8], WireError> {
         let length = usize::try_from(self.int32()?).unwrap_or(0);
@@ -645,6 +729,19 @@ mod tests {
             changed[position] ^= 4;
             assert!(summarise(&changed).map_or(true, |other| other != summary), "byte {position}");
         }
+    }
+
+    #[test]
+    fn the_error_of_a_reassignment_is_found() {
+        // Throttled for 0 ms, no error, no message, "t", partition 3, an error without a message.
+        let answer = |whole: u8, partition: u8| {
+            [&[0, 0, 0, 0, 0, 0, whole, 0, 2, 2, b't', 2, 0, 0, 0, 3, 0, partition][..], &[0, 0, 0, 0]]
+                .concat()
+        };
+        assert!(decode_reassigned(&answer(0, 0)).is_ok());
+        assert!(matches!(decode_reassigned(&answer(41, 0)), Err(WireError::Code(41))));
+        assert!(matches!(decode_reassigned(&answer(0, 39)), Err(WireError::Code(39))));
+        assert!(matches!(decode_reassigned(&[0, 0]), Err(WireError::Malformed(_))));
     }
 
     #[test]
