@@ -176,7 +176,8 @@ impl Partition {
     }
 
     /// Empties the partition: it has no batches and no segments, and begins at `offset`, as of the entry at `index`.
-    /// A follower that is too far behind goes on from there with what its leader has. The files of its segments go like
+    /// A follower that is too far behind goes on from there with what its leader has. What it remembers of producers stays: it
+    /// may be sent entries after all, or lead. The files of its segments go like
     /// those that retention takes: [`Partition::take_retired_segments`] hands them out for after the next checkpoint.
     pub fn reset_to(&mut self, index: LogIndex, offset: Offset) {
         let flushed_to = self.flushing.as_ref().map(|plan| plan.segment);
@@ -188,8 +189,7 @@ impl Partition {
         self.log_start = offset;
         self.go_on_at(offset);
         self.applied = index;
-        self.epochs = LeaderEpochs::default();
-        self.producers = Producers::default();
+        self.epochs.truncate_front(offset);
         self.tail = Tail::default();
         self.active = ActiveIndex::None;
     }
@@ -320,12 +320,17 @@ impl Partition {
         if last < self.high_watermark {
             return Applied::Known;
         }
-        assert!(base == self.high_watermark, "committed batches follow one another");
         let bytes = data.len();
-        self.tail.push(TailBatch { base, last, index, max_timestamp_ms: header.max_timestamp, bytes: data });
-        self.high_watermark = Offset(last.0 + 1);
-        self.next_offset = self.next_offset.max(self.high_watermark);
+        self.push_batch(index, &header, data);
         Applied::Batch { base, last, bytes }
+    }
+
+    fn push_batch(&mut self, index: LogIndex, header: &BatchHeader, data: Bytes) {
+        let (base, last) = (header.base_offset, header.last_offset());
+        assert!(base == self.high_watermark, "committed batches follow one another");
+        self.tail.push(TailBatch { base, last, index, max_timestamp_ms: header.max_timestamp, bytes: data });
+        self.high_watermark = header.next_offset();
+        self.next_offset = self.next_offset.max(self.high_watermark);
     }
 
     /// The next write to the segments: as many committed batches as fit `max_bytes` and the segment, at least one.
@@ -558,13 +563,14 @@ impl Partition {
         Ok(())
     }
 
-    /// Appends committed batches that the leader sent. Those that are there already are passed over. An empty log takes one that
+    /// Appends committed batches that the leader sent. Producers and epochs are remembered as of the last entry all the same, for
+    /// the case that entries come after all. Those that are there already are passed over. An empty log takes one that
     /// its start lies within.
     ///
     /// # Errors
     ///
     /// In words, where they are not batches that go on from here; those before are appended.
-    pub fn append_pulled(&mut self, data: &Bytes, now_ms: i64) -> Result<(), String> {
+    pub fn append_pulled(&mut self, data: &Bytes) -> Result<(), String> {
         for batch in protocol::batch::batches(data) {
             let (header, range) = batch.map_err(|error| error.to_string())?;
             if header.last_offset() < self.high_watermark {
@@ -580,7 +586,7 @@ impl Partition {
             let batch = data.slice(range);
             protocol::batch::check_crc(&header, &batch).map_err(|error| error.to_string())?;
             // They come before the next entry, wherever that will be.
-            self.apply_batch(self.applied.next(), batch, now_ms);
+            self.push_batch(self.applied.next(), &header, batch);
         }
         Ok(())
     }
@@ -596,7 +602,6 @@ impl Partition {
     fn go_on_at(&mut self, base: Offset) {
         self.high_watermark = base;
         self.next_offset = base;
-        self.remembered_end = base;
         self.flushed_end = base;
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use log::segment::RollConfig;
 use partition::{Applied, Command, NextFlush, Partition, Position};
-use protocol::batch::{self, BatchBuilder, BatchOptions};
+use protocol::batch::{self, BatchBuilder, BatchOptions, Producer};
 use types::{LogIndex, Offset, Term};
 
 const ROLL: RollConfig = RollConfig { segment_bytes: 1 << 20, segment_ms: i64::MAX, index_bytes: 4_096 };
@@ -50,7 +50,7 @@ fn a_log_that_starts_within_a_batch_is_pulled_whole() {
     let mut follower = restored(&follower);
     assert_eq!(follower.high_watermark(), Offset(4));
     for batch in leader.read_memory(Offset(4), usize::MAX) {
-        follower.append_pulled(&batch, NOW_MS).expect("they go on from there");
+        follower.append_pulled(&batch).expect("they go on from there");
     }
     assert_eq!((follower.log_start(), follower.high_watermark()), (Offset(4), Offset(15)));
     assert_eq!(follower.locate(Offset(4)), Ok(Position::Memory));
@@ -65,9 +65,9 @@ fn a_log_that_starts_within_a_batch_is_pulled_whole() {
 #[test]
 fn a_log_that_is_not_empty_takes_no_batch_from_before_its_end() {
     let mut follower = Partition::new();
-    follower.append_pulled(&batch_at(0, 10), NOW_MS).expect("it begins the log");
-    follower.append_pulled(&batch_at(9, 3), NOW_MS).expect_err("it does not go on from 10");
-    follower.append_pulled(&batch_at(11, 3), NOW_MS).expect_err("there is a gap");
+    follower.append_pulled(&batch_at(0, 10)).expect("it begins the log");
+    follower.append_pulled(&batch_at(9, 3)).expect_err("it does not go on from 10");
+    follower.append_pulled(&batch_at(11, 3)).expect_err("there is a gap");
     assert_eq!(follower.high_watermark(), Offset(10));
 }
 
@@ -77,7 +77,7 @@ fn a_replica_that_pulled_more_than_its_snapshot_knows_survives_a_restart() {
     let batches = [batch_at(0, 10), batch_at(10, 5)];
     let mut follower = Partition::new();
     follower.reset_to(LogIndex(0), Offset(12));
-    follower.append_pulled(&batches[1], NOW_MS).expect("the log starts within it");
+    follower.append_pulled(&batches[1]).expect("the log starts within it");
     flush(&mut follower);
     follower.install(LogIndex(2), &leader(&batches[..1], 0).snapshot()).expect("it is a snapshot");
     let mut follower = restored(&follower);
@@ -90,6 +90,26 @@ fn a_replica_that_pulled_more_than_its_snapshot_knows_survives_a_restart() {
     let next = follower.apply(LogIndex(5), Term(1), Command::Batch, batch_at(15, 1), NOW_MS);
     assert!(matches!(next, Applied::Batch { base: Offset(15), .. }));
     restored(&follower);
+}
+
+/// The leader that made the offer is gone before it is taken up, and the next one still has the entries.
+#[test]
+fn a_replica_that_began_anew_and_is_sent_entries_after_all_remembers_what_its_leader_does() {
+    let producer = Producer { id: 7, epoch: 0, base_sequence: 0 };
+    let mut builder = BatchBuilder::new(BatchOptions { producer: Some(producer), ..Default::default() });
+    (0..10).for_each(|_| builder.append(NOW_MS, None, Some(b"some value"), &[]));
+    let mut idempotent = builder.build();
+    batch::assign(&mut idempotent, Offset(0), 1);
+    let batches = [idempotent.freeze(), batch_at(10, 5)];
+    let leader = leader(&batches, 15);
+    let mut follower = Partition::new();
+    follower.apply(LogIndex(1), Term(1), Command::Batch, batches[0].clone(), NOW_MS);
+    follower.reset_to(LogIndex(1), Offset(15));
+    let mut follower = restored(&follower);
+    let applied = follower.apply(LogIndex(2), Term(1), Command::Batch, batches[1].clone(), NOW_MS);
+    assert_eq!(applied, Applied::Known);
+    follower.apply(LogIndex(3), Term(1), Command::LogStart(Offset(15)), Bytes::new(), NOW_MS);
+    assert_eq!(follower.snapshot(), leader.snapshot());
 }
 
 #[test]

@@ -408,10 +408,13 @@ impl Group {
             }
             Step::Wait => {}
             Step::HandOver => {
-                let heirs = self.followers().filter(|follower| {
-                    wanted.contains(&follower.replica) && self.membership().voters.contains(&follower.replica)
+                // Where minds have changed while voters change, nobody who is to vote next may be wanted any more: then one of
+                // those brings the change to its end.
+                let voters = &self.membership().voters;
+                let heirs = self.followers().filter(|follower| voters.contains(&follower.replica));
+                let heir = heirs.max_by_key(|heir| {
+                    (wanted.contains(&heir.replica), heir.matched, std::cmp::Reverse(heir.replica))
                 });
-                let heir = heirs.max_by_key(|heir| (heir.matched, std::cmp::Reverse(heir.replica)));
                 if let Some(heir) = heir {
                     self.node.transfer_leader(heir.replica.raft_id());
                 }

@@ -207,7 +207,7 @@ impl Shard {
         }
         for data in batches {
             self.raft_metrics.pulled_bytes.increment(data.len() as u64);
-            if let Err(why) = host.partition.append_pulled(data, now.wall_ms) {
+            if let Err(why) = host.partition.append_pulled(data) {
                 host.catch_up = None;
                 self.effects.push(Effect::Warn(format!("node {peer} sent batches of group {group}: {why}")));
                 return self.end_pull(now, group);

@@ -62,6 +62,7 @@ pub const EXPECTED: &[&str] = &[
     "peer ended",
     "peer rejoined",
     "pull",
+    "replicas reassigned",
     "segment removed",
     "segment sealed",
     "snapshot",

@@ -33,6 +33,7 @@ use clients::admin::Admin;
 use clients::auditor::Auditor;
 use clients::consumer::Consumer;
 use clients::member::Member;
+use clients::mover::Mover;
 use clients::producer::{Producer, ProducerOptions};
 use coverage::Coverage;
 use plan::{Load, Plan};
@@ -170,6 +171,10 @@ fn add_clients(world: &mut World, plan: &Plan, random: &mut Random) {
     }
     for number in 0..random.below(3) as usize {
         world.add_client(Box::new(Consumer::new(number)));
+    }
+    if plan.has_moves {
+        let (moves, pause_us) = (random.between(1, 20), random.between(10_000, 400_000));
+        world.add_client(Box::new(Mover::new(plan.replication_min, moves, pause_us)));
     }
     // The topic of their offsets has as many replicas as there were nodes when it was made, which may be those left out.
     let groups = if plan.left_out.is_empty() { random.below(3) } else { 0 };

@@ -41,8 +41,10 @@ pub struct TopicModel {
     pub id: Option<TopicId>,
     /// Where it is in its life.
     pub life: Life,
-    /// How many replicas each partition has.
+    /// How many replicas each partition has, at most.
     pub replication: usize,
+    /// Its `min.insync.replicas`.
+    pub in_sync_min: usize,
     /// Whether retention may move its start.
     pub has_retention: bool,
     /// Whether all its records go after a while.

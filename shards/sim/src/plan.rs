@@ -1,6 +1,7 @@
 //! What a seed decides before the history begins.
 
 use types::ShardLayout;
+use types::hash::mix64;
 
 use crate::process::NodeOptions;
 use crate::random::Random;
@@ -169,6 +170,8 @@ pub struct Plan {
     pub duration_us: u64,
     /// How much is written.
     pub load: Load,
+    /// Whether an operator moves replicas. Not where disks are damaged: of a partition that moves to one node nothing may be left then.
+    pub has_moves: bool,
     /// Topics have at least so many replicas.
     pub replication_min: usize,
     /// The nodes that come back only after the others have shown that they make progress without them.
@@ -251,6 +254,8 @@ impl Plan {
             faults: Vec::new(),
             duration_us,
             load,
+            // Apart from the other choices, which stay those of the seed.
+            has_moves: nodes > 1 && !has_damage && mix64(seed).is_multiple_of(2),
             replication_min,
             left_out: Vec::new(),
             absence: [Absence::Down, Absence::Deaf, Absence::Mute][random.index(3)],

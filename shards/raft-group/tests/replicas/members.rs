@@ -54,6 +54,30 @@ fn a_newcomer_is_told_everything_and_takes_the_place_of_the_leader() {
 }
 
 #[test]
+fn a_change_that_is_not_wanted_any_more_is_brought_to_its_end_and_taken_back() {
+    let mut cluster = Cluster::led_by_first();
+    let newcomer = replica(4, 1);
+    cluster.0.insert(newcomer.node, Replica::newcomer(newcomer));
+    let is_joint = |cluster: &Cluster| {
+        cluster.0.values().any(|replica| replica.group.is_leader() && replica.group.membership().is_joint())
+    };
+    while !is_joint(&cluster) || !cluster.replica(1).group.membership().voters.contains(&newcomer) {
+        let leader = cluster.0.values_mut().find(|replica| replica.group.is_leader()).expect("there is one");
+        let committed = leader.group.committed();
+        let is_caught_up = |follower: &raft_group::Follower| follower.matched >= committed;
+        assert!(!leader.group.change_members(&[newcomer], Default::default(), is_caught_up));
+        cluster.run();
+    }
+    let wanted = [replica(1, 0), replica(2, 0)];
+    change(&mut cluster, &wanted);
+    assert_eq!(cluster.replica(1).group.membership().voters, wanted);
+    cluster.elect(1);
+    cluster.propose(1, "a");
+    cluster.run();
+    assert_eq!((cluster.applied(1), cluster.applied(2)), (cluster.applied(2), vec!["a".into()]));
+}
+
+#[test]
 fn a_node_that_lost_its_disk_is_not_taken_for_the_replica_that_it_was() {
     let mut cluster = Cluster::led_by_first();
     cluster.0.remove(&NodeId(3));

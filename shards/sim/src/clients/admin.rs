@@ -158,10 +158,11 @@ impl Admin {
             nodes => context.random.between(self.replication_min as u64, nodes as u64),
         };
         let replication = usize::try_from(replication).expect("few nodes");
+        let mut in_sync_min = 1;
         if replication > 1 && context.random.percent(50) {
             // With nodes that stay away to the end, no more than a majority can be asked for.
             let most = if self.replication_min > 1 { replication / 2 + 1 } else { replication };
-            let in_sync_min = context.random.between(1, most as u64);
+            in_sync_min = context.random.between(1, most as u64) as usize;
             configs.push(("min.insync.replicas", in_sync_min.to_string()));
         }
         context.model.topics.push(TopicModel {
@@ -169,6 +170,7 @@ impl Admin {
             id: None,
             life: Life::Creating,
             replication,
+            in_sync_min,
             has_retention,
             expires,
             has_append_time,

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod auditor;
 pub mod consumer;
 pub mod member;
+pub mod mover;
 pub mod producer;
 
 use protocol::messages::ErrorCode;

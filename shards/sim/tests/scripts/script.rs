@@ -94,6 +94,7 @@ pub fn quiet_world(disk_us: u64) -> World {
         faults: Vec::new(),
         duration_us: 1_000_000,
         load: Load::Light,
+        has_moves: false,
         replication_min: 1,
         left_out: Vec::new(),
         absence: Absence::Down,
