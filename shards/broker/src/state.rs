@@ -55,10 +55,12 @@ impl State {
         Ok(Located { topic: Arc::clone(topic), group })
     }
 
-    /// Who leads a group, once that is known and while it is alive.
+    /// Who leads a group, once that is known, while it is alive, and where it can be told how to reach it: the word of a leader
+    /// may come before the image that has its registration.
     pub(crate) fn leader(&self, group: GroupId) -> Option<(NodeId, Term)> {
         let known = self.leaders.get(&group)?;
-        known.leader.filter(|node| self.alive.contains(node)).map(|node| (node, known.term))
+        let may_be_told = |node: &NodeId| self.alive.contains(node) && self.image.broker(*node).is_some();
+        known.leader.filter(may_be_told).map(|node| (node, known.term))
     }
 
     /// The in-sync replicas of a partition.

@@ -321,6 +321,7 @@ impl Partition {
             return Applied::Known;
         }
         let bytes = data.len();
+        self.begin_within(base);
         self.push_batch(index, &header, data);
         Applied::Batch { base, last, bytes }
     }
@@ -576,9 +577,7 @@ impl Partition {
             if header.last_offset() < self.high_watermark {
                 continue;
             }
-            if self.is_blank() && header.base_offset < self.high_watermark {
-                self.go_on_at(header.base_offset);
-            }
+            self.begin_within(header.base_offset);
             if header.base_offset != self.high_watermark {
                 let (base, expected) = (header.base_offset, self.high_watermark);
                 return Err(format!("a batch at offset {base} does not go on at {expected}"));
@@ -596,6 +595,13 @@ impl Partition {
         self.high_watermark == self.log_start
             && self.segments.active().is_none()
             && self.tail.start().is_none()
+    }
+
+    /// The log may start within its first batch, which is there as a whole.
+    fn begin_within(&mut self, base: Offset) {
+        if self.is_blank() && base < self.high_watermark {
+            self.go_on_at(base);
+        }
     }
 
     /// With nothing in it, the log goes on at this offset: its start, or that of the batch in which it lies.

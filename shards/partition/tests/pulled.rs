@@ -104,12 +104,15 @@ fn a_replica_that_began_anew_and_is_sent_entries_after_all_remembers_what_its_le
     let leader = leader(&batches, 15);
     let mut follower = Partition::new();
     follower.apply(LogIndex(1), Term(1), Command::Batch, batches[0].clone(), NOW_MS);
-    follower.reset_to(LogIndex(1), Offset(15));
-    let mut follower = restored(&follower);
-    let applied = follower.apply(LogIndex(2), Term(1), Command::Batch, batches[1].clone(), NOW_MS);
-    assert_eq!(applied, Applied::Known);
-    follower.apply(LogIndex(3), Term(1), Command::LogStart(Offset(15)), Bytes::new(), NOW_MS);
-    assert_eq!(follower.snapshot(), leader.snapshot());
+    for (log_start, has_batch) in [(15, false), (12, true)] {
+        let mut follower = restored(&follower);
+        follower.reset_to(LogIndex(1), Offset(log_start));
+        let mut follower = restored(&follower);
+        let applied = follower.apply(LogIndex(2), Term(1), Command::Batch, batches[1].clone(), NOW_MS);
+        assert_eq!(matches!(applied, Applied::Batch { .. }), has_batch, "the log starts at {log_start}");
+        follower.apply(LogIndex(3), Term(1), Command::LogStart(Offset(15)), Bytes::new(), NOW_MS);
+        assert_eq!(follower.snapshot(), leader.snapshot());
+    }
 }
 
 #[test]
