@@ -20,13 +20,16 @@ const REGRESSIONS: &[(u64, usize, &str)] = &[
     (9, 3, "a replica that had pulled more than its snapshot holds died when it took it over"),
     (12, 3, "all replicas of a deleted partition were reborn after a restart, and voted again"),
     (31, 3, "nodes of different shard counts took one another for dead"),
-    (120, 3, "a replica that had pulled more than its snapshot holds died when it took it over"),
+    (55, 3, "a leader on its way out found no heir once minds had changed"),
+    (120, 3, "a replica that began anew forgot the sequences of producers, and led"),
     (18, 3, "members that did not know durably of their change asked for votes that nobody was left to give"),
     (53, 3, "a replica that a change left alone did not elect itself"),
     (74, 3, "a first replica that was made after its partition began to move waited for the others"),
     (155, 3, "a leader offered a snapshot again whose batches were gone"),
     (244, 3, "entries that nobody knew to be committed kept a WAL file until there was no other"),
     (498, 3, "segments that a snapshot made needless stayed"),
+    (538, 3, "a log that starts within a batch did not take it from an entry"),
+    (660, 3, "a leader was told to clients before it was said where it is"),
 ];
 
 #[test]

@@ -99,10 +99,10 @@ impl Mover {
 fn ask(context: &mut Context<'_>, wanted: &Move) -> i32 {
     let partitions = vec![ReassignablePartition {
         partition_index: wanted.partition,
-        replicas: Some(wanted.replicas.iter().map(|node| (*node).into()).collect()),
+        replicas: Some(wanted.replicas.clone()),
         ..Default::default()
     }];
-    let name = kafka_string(&context.model.topic(wanted.topic).name).into();
+    let name = kafka_string(&context.model.topic(wanted.topic).name);
     let topics = vec![ReassignableTopic { name, partitions, ..Default::default() }];
     let request = AlterPartitionReassignmentsRequestData { timeout_ms: 10_000, topics, ..Default::default() };
     context.send(0, &Request::AlterPartitionReassignments(request))
