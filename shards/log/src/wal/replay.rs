@@ -80,6 +80,8 @@ pub(super) struct GroupReplay<'a> {
     /// The index of the first of `entries`; meaningless while there are none.
     first: u64,
     entries: VecDeque<EntryRef<'a>>,
+    /// The committed entries that were there when all were written again, with the index of the first.
+    rewritten: (u64, VecDeque<EntryRef<'a>>),
 }
 
 /// Why a group's records contradict each other, in plain words.
@@ -126,17 +128,18 @@ impl<'a> GroupReplay<'a> {
         // lags behind, and with entries that do not reach down to it or were replaced from further below since.
         // Replay starts at whatever index comes first; whether the entries reach the checkpoint is judged at the end.
         if self.entries.is_empty() || index.0 < self.first {
-            if !self.entries.is_empty() && index <= self.commit {
-                return Err("a committed entry was replaced");
-            }
-            self.entries.clear();
+            // All entries behind the checkpoint are written again where the oldest file is wanted back that has the first of them.
+            let committed = self.commit.0.saturating_add(1).saturating_sub(self.first);
+            self.entries.truncate(usize::try_from(committed).unwrap_or(usize::MAX));
+            self.rewritten = (self.first, std::mem::take(&mut self.entries));
             self.first = index.0;
         }
         let place = index.0 - self.first;
         match usize::try_from(place) {
             Ok(place) if place <= self.entries.len() => {
-                let replaced = self.entries.get(place);
-                if index <= self.commit && replaced.is_some_and(|old| old.term != entry.term) {
+                let differs = |known: Option<&EntryRef<'a>>| known.is_some_and(|old| old.term != entry.term);
+                let is_replaced = index <= self.commit && differs(self.entries.get(place));
+                if is_replaced || differs(self.rewritten_at(index)) {
                     return Err("a committed entry was replaced by one of another term");
                 }
                 self.entries.truncate(place);
@@ -145,6 +148,11 @@ impl<'a> GroupReplay<'a> {
             }
             _ => Err("entries are missing between two entries"),
         }
+    }
+
+    fn rewritten_at(&self, index: LogIndex) -> Option<&EntryRef<'a>> {
+        let (first, entries) = &self.rewritten;
+        entries.get(usize::try_from(index.0.checked_sub(*first)?).ok()?)
     }
 
     fn on_checkpoint(&mut self, index: LogIndex, term: Term, state: &'a [u8]) -> Result<(), Contradiction> {

@@ -150,8 +150,35 @@ fn the_oldest_file_may_begin_with_a_checkpoint_that_lags() {
 }
 
 #[test]
+fn entries_may_be_written_again_from_below_the_first_that_is_left() {
+    // Entry 5 stood in a file that was recycled once all of them were written again.
+    let first =
+        build(4, 9, &[checkpoint(1, 4, 1), hard_state(1, 1, 0, 6), entry(1, 1, 6, b""), entry(1, 1, 7, b"")]);
+    let second = build(5, 10, &[entry(1, 1, 5, b""), entry(1, 1, 6, b""), entry(1, 1, 7, b"")]);
+    check(
+        &[(4, first), (5, second)],
+        expect![[r#"
+            group 1: term 1 vote 0 commit 6 checkpoint Some((4, 1)) entries [5@1 6@1 7@1] state file Some(4)
+            files [(4, 4096), (5, 4096)]
+            next file 6 flush 11"#]],
+    );
+}
+
+#[test]
 fn contradictions_are_named() {
     let cases: &[(&[Record], Expect)] = &[
+        (
+            &[
+                checkpoint(1, 4, 1),
+                hard_state(1, 2, 0, 6),
+                entry(1, 1, 6, b""),
+                entry(1, 1, 5, b""),
+                entry(1, 2, 6, b""),
+            ],
+            expect![
+                "the WAL's records of group 1 are inconsistent: a committed entry was replaced by one of another term"
+            ],
+        ),
         (
             &[hard_state(1, 1, 0, 0), entry(1, 1, 1, b""), entry(1, 1, 3, b"")],
             expect!["the WAL's records of group 1 are inconsistent: entries are missing between two entries"],
