@@ -203,7 +203,7 @@ impl Shard {
     fn log_entries_again(&mut self, group: GroupId) {
         let Some(hosted) = self.hosted.get(&group) else { return };
         let bytes = hosted.raft.bytes_behind(hosted.raft.checkpointed().0);
-        if self.wal.concerns(group) || !self.wal.has_room(bytes) {
+        if self.wal.concerns(group) || !self.wal.has_reserve(bytes) {
             return;
         }
         self.wal.push(Unit::of_shard(group, hosted.raft.entry_records(), true));

@@ -136,11 +136,20 @@ impl Wal {
     /// Whether data of this size finds room in the files that are there. `false` while files are being freed, or the
     /// file system is full, which [`Wal::is_out_of_space`] tells apart.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.room_bytes() >= bytes as u64 + RESERVED_BYTES
+    }
+
+    /// Whether so much finds room that frees a file once it is written.
+    pub(crate) fn has_reserve(&self, bytes: usize) -> bool {
+        self.room_bytes() >= bytes as u64
+    }
+
+    fn room_bytes(&self) -> u64 {
         let in_current = self.current.map_or(0, |(_, used)| WAL_FILE_BYTES - used);
         // What is left at the end of each file when a flush does not fit is lost, so count flushes and not bytes.
         let usable = WAL_FILE_BYTES - WAL_FLUSH_BYTES_MAX as u64;
         let room = in_current.saturating_sub(WAL_FLUSH_BYTES_MAX as u64) + usable * self.spare.len() as u64;
-        self.waiting_bytes + self.undriven_bytes + bytes as u64 + RESERVED_BYTES <= room
+        room.saturating_sub(self.waiting_bytes + self.undriven_bytes)
     }
 
     /// So many bytes were proposed to a group.
