@@ -335,7 +335,7 @@ impl Shard {
         }
     }
 
-    fn on_raft_message(&mut self, now: Now, peer: NodeId, group: GroupId, message: Message) {
+    fn on_raft_message(&mut self, now: Now, peer: NodeId, group: GroupId, mut message: Message) {
         let (from, to) = (ReplicaId::from_raft_id(message.from), ReplicaId::from_raft_id(message.to));
         let Some(to) = to.filter(|to| from.is_some_and(|from| from.node == peer) && to.node == self.node)
         else {
@@ -370,13 +370,13 @@ impl Shard {
         if message.msg_type == MessageType::MsgSnapshot {
             return self.on_snapshot_offered(now, peer, group, message);
         }
-        let bytes = message_bytes(&message);
         let is_append = message.msg_type == MessageType::MsgAppend && !message.entries.is_empty();
-        if is_append && !self.wal.has_room(bytes) {
-            // As if it were lost: the leader asks how far this replica is, and sends it again when there is room. What frees
-            // WAL files needs some itself.
-            return;
+        if is_append && !self.wal.has_room(message_bytes(&message)) {
+            // As if the entries were lost: they come again when there is room. That they follow on what is here is heard all the
+            // same, and what is committed by now: it may be what frees WAL files.
+            message.entries.clear();
         }
+        let bytes = message_bytes(&message);
         hosted.undriven_bytes += bytes;
         let is_much = hosted.undriven_bytes >= WAL_FLUSH_BYTES_MAX;
         hosted.raft.step(message);

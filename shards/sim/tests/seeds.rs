@@ -29,6 +29,7 @@ const REGRESSIONS: &[(u64, usize, &str)] = &[
     (244, 3, "entries that nobody knew to be committed kept a WAL file until there was no other"),
     (498, 3, "segments that a snapshot made needless stayed"),
     (538, 3, "a log that starts within a batch did not take it from an entry"),
+    (1_148, 3, "a follower whose WAL was full heard of no commit that would have freed it"),
     (1_073, 3, "a node refused the WAL in which it had written entries again"),
     (660, 3, "a leader was told to clients before it was said where it is"),
 ];
