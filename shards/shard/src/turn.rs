@@ -202,11 +202,13 @@ impl Shard {
     /// Entries are replaced from the first one on that is written again, so all of them are in one unit.
     fn log_entries_again(&mut self, group: GroupId) {
         let Some(hosted) = self.hosted.get(&group) else { return };
-        let bytes = hosted.raft.bytes_behind(hosted.raft.checkpointed().0);
-        if self.wal.concerns(group) || !self.wal.has_reserve(bytes) {
+        if self.wal.concerns(group) {
             return;
         }
-        self.wal.push(Unit::of_shard(group, hosted.raft.entry_records(), true));
+        let unit = Unit::of_shard(group, hosted.raft.entry_records(), true);
+        if self.wal.has_reserve(&unit) {
+            self.wal.push(unit);
+        }
     }
 
     fn log_state_again(&mut self, group: GroupId) {

@@ -139,9 +139,10 @@ impl Wal {
         self.room_bytes() >= bytes as u64 + RESERVED_BYTES
     }
 
-    /// Whether so much finds room that frees a file once it is written.
-    pub(crate) fn has_reserve(&self, bytes: usize) -> bool {
-        self.room_bytes() >= bytes as u64
+    /// Whether a unit that frees a file once it is written finds room, the reserve included. A unit lies in one file.
+    pub(crate) fn has_reserve(&self, unit: &Unit) -> bool {
+        let bytes = unit_bytes(unit);
+        bytes <= WAL_FILE_BYTES / 2 && bytes <= self.room_bytes()
     }
 
     fn room_bytes(&self) -> u64 {
