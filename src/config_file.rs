@@ -26,6 +26,7 @@ pub struct ConfigFile {
     pub shards: Option<u16>,
     pub cpus: Option<String>,
     pub no_pin: Option<bool>,
+    pub busy_poll_us: Option<u32>,
     pub log_level: Option<String>,
     pub log_format: Option<String>,
     pub bootstrap_server: Option<String>,
@@ -146,7 +147,7 @@ mod tests {
         check_error(
             "kafka-port = 1\nkafka-prt = 2",
             expect![
-                "line 2: unknown field `kafka-prt`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `join`, `settings`"
+                "line 2: unknown field `kafka-prt`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `busy-poll-us`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `join`, `settings`"
             ],
         );
         check_error("kafka-port = '9092'", expect![[r#"line 1: invalid type: string "9092", expected u16"#]]);

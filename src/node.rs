@@ -258,6 +258,7 @@ fn node_options(plan: &NodePlan<'_>, incarnation: u64) -> Result<NodeOptions, Er
         Some(cpus) => Placement::Pinned(cpus.clone()),
         None => Placement::Unbound,
     };
+    options.busy_poll = Duration::from_micros(plan.options.busy_poll_us.into());
     options.request_bytes_max = plan.settings.number("socket.request.max.bytes");
     options.connections_max_idle = Duration::from_millis(plan.settings.number("connections.max.idle.ms"));
     Ok(options)

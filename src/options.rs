@@ -18,6 +18,9 @@ const SET_VARIABLE: &str = "CHRONIK_SET";
 /// The most data shards: between every two of them there are two rings.
 pub const SHARDS_MAX: u16 = 256;
 
+/// A shard that polls longer than that hardly ever sleeps.
+const BUSY_POLL_US_MAX: u32 = 1_000_000;
+
 /// A Kafka-compatible broker: `acks=all` means durable, at the latency that others reach without it.
 #[derive(Debug, Parser)]
 #[command(name = "chronik-server", version, after_help = ExitReason::table())]
@@ -72,6 +75,10 @@ pub struct GlobalOptions {
     #[arg(long, env = "CHRONIK_NO_PIN", global = true, value_name = "BOOL", value_parser = BoolishValueParser::new())]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub no_pin: Option<bool>,
+    /// Microseconds that a shard polls for the next event before it sleeps: the lowest latency, for a whole core's
+    /// time while there is traffic; shards must be pinned [default: 0]
+    #[arg(long, value_name = "N", env = "CHRONIK_BUSY_POLL_US", global = true)]
+    pub busy_poll_us: Option<u32>,
     /// error, warn, info, debug or trace; also per module, as in info,reactor=debug [default: info]
     #[arg(long, value_name = "LEVEL", env = "CHRONIK_LOG_LEVEL", global = true)]
     pub log_level: Option<String>,
@@ -373,6 +380,7 @@ pub struct Options {
     pub shards: Option<u16>,
     pub cpus: Option<CpuList>,
     pub no_pin: bool,
+    pub busy_poll_us: u32,
     pub log_level: String,
     pub log_format: LogFormat,
     pub bootstrap_server: Option<String>,
@@ -485,6 +493,7 @@ fn merge(given: GlobalOptions, variable: Option<&str>, file: ConfigFile) -> Resu
         shards: given.shards.or(file.shards),
         cpus: given.cpus.or(file.cpus).as_deref().map(CpuList::parse).transpose()?,
         no_pin: given.no_pin.or(file.no_pin).unwrap_or(false),
+        busy_poll_us: given.busy_poll_us.or(file.busy_poll_us).unwrap_or(0),
         log_level: given.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
         log_format,
         bootstrap_server: given.bootstrap_server.or(file.bootstrap_server),
@@ -505,6 +514,9 @@ fn check(options: &Options) -> Result<(), String> {
     }
     if options.shards.is_some_and(|shards| !(1..=SHARDS_MAX).contains(&shards)) {
         return Err(format!("--shards must be 1 to {SHARDS_MAX}"));
+    }
+    if options.busy_poll_us > BUSY_POLL_US_MAX {
+        return Err(format!("--busy-poll-us must be 0 to {BUSY_POLL_US_MAX}"));
     }
     if options.advertised_port == Some(0) {
         return Err("--advertised-port 0 is no port that clients can connect to".to_owned());
@@ -576,6 +588,7 @@ mod tests {
             shards: None,
             cpus: None,
             no_pin: false,
+            busy_poll_us: 0,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
             bootstrap_server: None,

@@ -62,6 +62,10 @@ fn run(options: &Options, mode: Mode) -> Result<(), Error> {
     let layout_options =
         LayoutOptions { data_shards: options.shards, cpus: options.cpus.as_ref(), no_pin: options.no_pin };
     let layout = plan_layout(&Machine::detect(), layout_options).map_err(Error::Usage)?;
+    if options.busy_poll_us > 0 && layout.cpus.is_none() {
+        let why = layout.unpinned_because.as_deref().unwrap_or("--no-pin is given");
+        return Err(Error::Usage(format!("--busy-poll-us needs shards that are pinned to cores, but {why}")));
+    }
     let metrics_port = options.metrics_port()?;
     observe::start_logging(&options.log_level, options.log_format)?;
     // Caught from here on, so that a signal during recovery is not lost.

@@ -7,7 +7,7 @@ use protocol::ApiKey;
 use crate::{
     admin::Cluster,
     clock::Clock,
-    connection::{Connection, Ticket, wait},
+    connection::{Connection, Outgoing, Ticket, wait},
     consumer::FetchLane,
     error::BenchError,
     fetch::{FetchLimits, FetchSession, Position},
@@ -206,6 +206,14 @@ impl Clients {
     }
 }
 
+/// The next scheduled request, made before it is due: making it is no part of its latency.
+#[derive(Debug)]
+struct Upcoming {
+    due_ns: u64,
+    connection: usize,
+    request: Outgoing,
+}
+
 /// One thread at work.
 #[derive(Debug)]
 pub struct ProduceWorker<'load> {
@@ -214,6 +222,7 @@ pub struct ProduceWorker<'load> {
     schedule: Option<Schedule>,
     clients: Clients,
     next_producer: usize,
+    upcoming: Option<Upcoming>,
     correlation_id: i32,
     outstanding: usize,
     submitted: u64,
@@ -246,6 +255,7 @@ impl<'load> ProduceWorker<'load> {
             schedule,
             clients,
             next_producer: 0,
+            upcoming: None,
             correlation_id: 0,
             outstanding: 0,
             submitted: 0,
@@ -280,6 +290,7 @@ impl<'load> ProduceWorker<'load> {
             }
             self.count_completed();
             self.check_lag()?;
+            self.make_upcoming();
             let Some(timeout) = self.time_to_wait() else { return Ok(()) };
             wait(&self.clients.connections, &mut interests, timeout)?;
             for (at, interest) in interests.iter().enumerate() {
@@ -302,18 +313,27 @@ impl<'load> ProduceWorker<'load> {
             if self.outstanding >= self.load.outstanding_max() {
                 return Err(BenchError::Overload { outstanding: self.outstanding });
             }
-            self.submit_scheduled(due_ns);
+            let upcoming = self.upcoming.take().unwrap_or_else(|| self.make_scheduled(due_ns));
+            assert_eq!(upcoming.due_ns, due_ns, "requests are due in the order of the schedule");
+            self.submit(upcoming.connection, upcoming.request);
         }
         Ok(())
     }
 
-    fn submit_scheduled(&mut self, due_ns: u64) {
+    fn make_upcoming(&mut self) {
+        if self.upcoming.is_none() {
+            let due_ns = self.schedule.as_ref().and_then(Schedule::next_due_ns);
+            self.upcoming = due_ns.map(|due_ns| self.make_scheduled(due_ns));
+        }
+    }
+
+    fn make_scheduled(&mut self, due_ns: u64) -> Upcoming {
         let at = self.next_producer;
         self.next_producer = (at + 1) % self.clients.producers.len();
         let producer = &mut self.clients.producers[at];
         let partition = producer.next.take(producer.routes.len());
         let connection = producer.routes[partition];
-        self.submit(connection, partition, due_ns);
+        Upcoming { due_ns, connection, request: self.make(partition, due_ns) }
     }
 
     fn check_lag(&self) -> Result<(), BenchError> {
@@ -336,22 +356,26 @@ impl<'load> ProduceWorker<'load> {
                 let lane = &mut self.clients.lanes[at];
                 let partition = lane.partitions[lane.next.take(lane.partitions.len())];
                 let now_ns = self.load.clock.now_ns();
-                self.submit(at, partition, now_ns);
+                let request = self.make(partition, now_ns);
+                self.submit(at, request);
             }
         }
     }
 
-    fn submit(&mut self, connection: usize, partition: usize, scheduled_ns: u64) {
+    fn make(&mut self, partition: usize, scheduled_ns: u64) -> Outgoing {
         self.correlation_id = self.correlation_id.wrapping_add(1);
         let ticket = Ticket { correlation_id: self.correlation_id, scheduled_ns, sent_ns: 0 };
-        self.outstanding += 1;
-        self.submitted += 1;
         let prepared = &self.load.prepared[partition];
-        let request = match self.load.stamp_run {
+        match self.load.stamp_run {
             Some(run) => prepared
                 .request_with(self.load.templates.of(partition).stamped(Stamp { run, scheduled_ns }), ticket),
             None => prepared.request(ticket),
-        };
+        }
+    }
+
+    fn submit(&mut self, connection: usize, request: Outgoing) {
+        self.outstanding += 1;
+        self.submitted += 1;
         self.clients.connections[connection].enqueue(request);
     }
 

@@ -62,6 +62,18 @@ fn mistakes_on_the_command_line() {
     );
     check_refused(run(&["--shards", "0"]), 2, expect!["chronik-server: --shards must be 1 to 256"]);
     check_refused(
+        run(&["--busy-poll-us", "1000001"]),
+        2,
+        expect!["chronik-server: --busy-poll-us must be 0 to 1000000"],
+    );
+    check_refused(
+        run(&["--no-pin", "--busy-poll-us", "50"]),
+        2,
+        expect![
+            "chronik-server: --busy-poll-us needs shards that are pinned to cores, but --no-pin is given"
+        ],
+    );
+    check_refused(
         run(&["--cpus", "5-2"]),
         2,
         expect![[r#"chronik-server: --cpus "5-2" is not a list of cores such as 2-15 or 0,2,4-7"#]],
@@ -205,13 +217,13 @@ fn mistakes_in_the_file() {
     check(
         "\nports = [1]",
         expect![
-            "chronik-server: the configuration file c.toml is wrong: line 2: unknown field `ports`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `join`, `settings`"
+            "chronik-server: the configuration file c.toml is wrong: line 2: unknown field `ports`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `busy-poll-us`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `join`, `settings`"
         ],
     );
     check(
         "[broker]\nkafka-port = 1",
         expect![
-            "chronik-server: the configuration file c.toml is wrong: line 1: unknown field `broker`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `join`, `settings`"
+            "chronik-server: the configuration file c.toml is wrong: line 1: unknown field `broker`, expected one of `kafka-port`, `bind-addr`, `advertised-addr`, `advertised-port`, `node-id`, `data-dir`, `metrics-port`, `metrics-addr`, `shards`, `cpus`, `no-pin`, `busy-poll-us`, `log-level`, `log-format`, `bootstrap-server`, `raft-addr`, `peers`, `bootstrap`, `join`, `settings`"
         ],
     );
     let missing = finish(command(&["--config", "none.toml"]).current_dir(&*folder), "");

@@ -424,6 +424,7 @@ impl ShardThread {
         LocalExecutorBuilder::new(placement)
             .name(&format!("shard-{}", self.shard))
             .io_memory(self.io_memory.0)
+            .spin_before_park(self.options.busy_poll)
             .ring_depth(RING_DEPTH)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .make()

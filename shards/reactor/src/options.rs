@@ -39,6 +39,9 @@ pub struct NodeOptions {
     pub shards: u16,
     /// Where the executors run.
     pub placement: Placement,
+    /// How long a pinned executor polls for the next event before it sleeps. Sleeping costs a wake-up and what other
+    /// programs leave of the core's caches; polling costs this much of the core's time after each event.
+    pub busy_poll: Duration,
     /// The shard that a group lives on: asked when the number of shards has changed since the last run.
     pub shard_of: Arc<dyn Fn(GroupId) -> ShardId + Send + Sync>,
     /// The largest request in bytes, without its length prefix (Kafka's `socket.request.max.bytes`).
@@ -68,6 +71,7 @@ impl NodeOptions {
             new_directory_id: DirectoryId([0; 16]),
             shards,
             placement: Placement::Unbound,
+            busy_poll: Duration::ZERO,
             shard_of,
             request_bytes_max: 100 * 1024 * 1024,
             connections_max_idle: Duration::from_secs(600),
