@@ -220,12 +220,9 @@ impl Group {
 
     /// Takes a message of another replica. Those that come late, from a replica that is none any more, or for one that this node
     /// had of the group before, change nothing.
-    pub fn step(&mut self, mut message: Message) {
+    pub fn step(&mut self, message: Message) {
         if message.to != self.node.raft.id {
             return;
-        }
-        if is_planted(Mutant::AcceptStaleAppend) && message.msg_type == MessageType::MsgAppend {
-            message.term = message.term.max(self.node.raft.term);
         }
         // Who asks for votes does not lead any more. Its followers would otherwise trust in it for as long as its node
         // is alive, because nobody ticks them.

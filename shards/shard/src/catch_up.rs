@@ -13,6 +13,7 @@ use types::limits::{PULL_BYTES, PULLS_PER_SHARD_MAX, SEGMENT_WRITE_BYTES_MAX};
 use types::{GroupId, NodeId, Now, Offset};
 
 use crate::event::{Effect, FatalReason};
+use crate::partition_host::Folder;
 use crate::peer_message::PeerMessage;
 use crate::reads::{Read, Want};
 use crate::shard::{Hosted, Machine, Shard};
@@ -83,6 +84,9 @@ impl Shard {
             // Nothing that this replica has is still in the leader's log.
             let log_start = catch_up.log_start;
             host.partition.reset_to(raft.applied(), log_start);
+            if host.folder == Folder::Unknown {
+                host.folder = Folder::Stale;
+            }
             self.checkpoint_partition(group);
             return self.catch_up(now, group);
         }
@@ -244,6 +248,6 @@ impl Shard {
 }
 
 /// Whether a replica is to be filled before it votes.
-fn is_newcomer(raft: &Group) -> bool {
+pub(crate) fn is_newcomer(raft: &Group) -> bool {
     !raft.voters().contains(&raft.own())
 }

@@ -288,7 +288,7 @@ impl Shard {
             let Some(group) = self.disk.flush_wanted.pop_first() else { return };
             let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { continue };
             if host.folder != Folder::There {
-                if host.folder == Folder::Unknown {
+                if host.folder != Folder::BeingMade {
                     self.create_folder(group);
                 }
                 continue;
@@ -342,6 +342,14 @@ impl Shard {
         let segments = host.partition.segment_files();
         let request = DiskRequest::CreateGroup { group, description, segments };
         self.submit(Purpose::CreateFolder(group), request);
+    }
+
+    /// The WAL knows of the group.
+    pub(crate) fn clean_folder(&mut self, group: GroupId) {
+        let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        if host.folder == Folder::Stale {
+            self.create_folder(group);
+        }
     }
 
     fn on_folder_created(&mut self, now: Now, group: GroupId) {

@@ -506,8 +506,7 @@ impl Shard {
     /// Decides whether a node is alive.
     fn judge_peer(&mut self, now: Now, peer: NodeId) {
         let found = self.peers.peers.get_mut(&peer).expect("the caller knows the peer");
-        let is_heard_there = found.hears_us || is_planted(Mutant::NoBeatNeeded);
-        let is_alive = found.is_said_alive || (found.is_heard_here(now) && is_heard_there);
+        let is_alive = found.is_said_alive || (found.is_heard_here(now) && found.hears_us);
         if std::mem::replace(&mut found.is_alive, is_alive) == is_alive {
             return;
         }

@@ -11,6 +11,7 @@ use types::limits::{READS_PER_FETCH_MAX, STALLED_BYTES_MAX, WAL_FLUSH_BYTES_MAX}
 use types::mutants::{Mutant, is_planted};
 use types::{GroupId, Now, Offset, ShardId};
 
+use crate::catch_up::is_newcomer;
 use crate::partition_host::{Asker, PartitionHost};
 use crate::reads::{self, FetchJob, Read, Want};
 use crate::shard::{FetchWait, Hosted, Shard};
@@ -45,14 +46,15 @@ impl Shard {
     }
 
     /// The partition of a group that a fetch may read here: that of its leader, which may not serve yet and then knows what any
-    /// replica does, or of a replica that has a leader.
+    /// replica does, or of a replica that has a leader and is not only being filled: another one that was here before may have told
+    /// readers more than it has.
     fn readable(&mut self, item: &FetchItem) -> Result<&mut PartitionHost, PartitionError> {
         let node = self.node;
         match self.hosted.get_mut(&item.group).and_then(Hosted::partition) {
-            Some((_, host)) if host.role.leader.is_some_and(|leader| leader == node || item.may_follow) => {
-                Ok(host)
-            }
-            Some((_, host)) => Err(host.not_leader()),
+            Some((raft, host)) => match host.role.leader {
+                Some(leader) if leader == node || (item.may_follow && !is_newcomer(raft)) => Ok(host),
+                _ => Err(host.not_leader()),
+            },
             None => Err(ErrorCode::UnknownTopicOrPartition.into()),
         }
     }

@@ -47,6 +47,7 @@ impl Shard {
                 continue;
             }
             self.remove_segments(unit.group, unit.retired_segments);
+            self.clean_folder(unit.group);
             let Some(hosted) = self.hosted.get_mut(&unit.group) else { continue };
             if let (Some((_, host)), Some(index)) = (hosted.partition(), unit.last_entry) {
                 host.on_durable(index, &mut self.answers);

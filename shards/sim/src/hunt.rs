@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use types::mutants::{MUTANTS, Mutant};
+use types::mutants::Mutant;
 
 use crate::History;
 use crate::runner::try_run;
@@ -19,8 +19,14 @@ pub struct Hunted {
     pub found: Option<(u64, String)>,
 }
 
-/// Hunts all bugs on so many threads, from seed `from` on.
-pub fn hunt_all(mutants: &[Mutant], from: u64, nodes: usize, jobs: usize) -> Vec<Hunted> {
+/// Hunts all bugs on so many threads, from seed `from` on. `tell` hears of each as its hunt ends.
+pub fn hunt_all(
+    mutants: &[Mutant],
+    from: u64,
+    nodes: usize,
+    jobs: usize,
+    tell: impl Fn(&Hunted) + Sync,
+) -> Vec<Hunted> {
     let waiting = Mutex::new(mutants.to_vec());
     let hunted = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -36,12 +42,12 @@ pub fn hunt_all(mutants: &[Mutant], from: u64, nodes: usize, jobs: usize) -> Vec
                         // What fails without the bug does not find it.
                         try_run(&history).ok().map(|_| (seed, why))
                     });
-                    hunted.lock().expect("no thread panics with it").push(Hunted { mutant, found });
+                    let ended = Hunted { mutant, found };
+                    tell(&ended);
+                    hunted.lock().expect("no thread panics with it").push(ended);
                 }
             });
         }
     });
-    let mut hunted = hunted.into_inner().expect("no thread panicked with it");
-    hunted.sort_by_key(|hunted| MUTANTS.iter().position(|mutant| *mutant == hunted.mutant));
-    hunted
+    hunted.into_inner().expect("no thread panicked with it")
 }

@@ -116,16 +116,13 @@ fn hunt(nodes: usize, jobs: usize) -> ExitCode {
         eprintln!("bugs are planted with the feature `full` only");
         return ExitCode::FAILURE;
     }
-    let hunted = hunt_all(MUTANTS, 0, nodes, jobs);
-    for one in &hunted {
-        match &one.found {
-            Some((seed, why)) => {
-                let why: String = why.lines().next().unwrap_or_default().chars().take(160).collect();
-                println!("{:<32} {:>4}  {why}", one.mutant.name(), seed + 1);
-            }
-            None => println!("{:<32}    -  NOT FOUND within {SEEDS_MAX} histories", one.mutant.name()),
+    let hunted = hunt_all(MUTANTS, 0, nodes, jobs, |one| match &one.found {
+        Some((seed, why)) => {
+            let why: String = why.lines().next().unwrap_or_default().chars().take(160).collect();
+            println!("{:<32} {:>4}  {why}", one.mutant.name(), seed + 1);
         }
-    }
+        None => println!("{:<32}    -  NOT FOUND within {SEEDS_MAX} histories", one.mutant.name()),
+    });
     let missed = hunted.iter().filter(|one| one.found.is_none()).count();
     println!("{missed} of {} planted bugs are not found", hunted.len());
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -21,8 +21,6 @@ mutants! {
     ForgetVote,
     /// A replica says that entries are durable before they are.
     AckBeforeDurable,
-    /// A replica takes entries from a leader whose term is over.
-    AcceptStaleAppend,
     /// Entries that were replaced leave those behind them in the log.
     TruncateTooLittle,
     /// A leader serves before it knows its whole log.
@@ -41,8 +39,6 @@ mutants! {
     ServeBeyondHighWatermark,
     /// A follower that lost its leader never looks for another.
     NoElection,
-    /// A leader does not step down when it loses its majority, and followers keep to it.
-    NoBeatNeeded,
     /// A WAL file is recycled before what supersedes it is durable.
     RecycleWalFileEarly,
     /// A WAL flush is taken for whole though its checksum is wrong.

@@ -213,6 +213,11 @@ pub fn restore(base: Offset, index: &[u8], time_index: &[u8], durable_bytes: u32
     let indexed = offset_entries.last().map(|(offset, _)| *offset);
     let mut time_entries = valid_time_entries(base, time_index);
     time_entries.retain(|(_, offset)| indexed.is_some_and(|indexed| *offset <= indexed));
+    if time_entries.first().is_some_and(|(_, offset)| *offset == base) {
+        // The first entry, of which a crash left the beginning of the timestamp and zeros, looks like that too. Those behind
+        // another would not ascend.
+        time_entries.clear();
+    }
 
     let mut restored = SegmentIndex::new(base);
     if let Some(latest) = time_entries.last() {

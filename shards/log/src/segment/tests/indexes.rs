@@ -187,16 +187,16 @@ proptest! {
             written.index.seal();
         }
         // Sectors tear, and none ends within an offset entry, nor within the offset of a time entry.
-        let torn = |bytes: &[u8], kept: Index, hole_bytes: u8, entry_bytes: usize| {
+        let torn = |bytes: &[u8], kept: Index, hole_bytes: u8, entry_bytes: usize, tears_within: usize| {
             let mut torn = bytes[..kept.index(bytes.len() + 1)].to_vec();
             if hole_bytes >= 64 {
-                torn.truncate(torn.len() / entry_bytes * entry_bytes);
+                torn.truncate(torn.len() / entry_bytes * entry_bytes + tears_within);
                 torn.resize(torn.len() + usize::from(hole_bytes) - 64, 0);
             }
             torn
         };
-        let offsets = torn(written.index.offset_index(), kept[0], hole_bytes[0], OFFSET_ENTRY_BYTES);
-        let times = torn(written.index.time_index(), kept[1], hole_bytes[1], TIME_ENTRY_BYTES);
+        let offsets = torn(written.index.offset_index(), kept[0], hole_bytes[0], OFFSET_ENTRY_BYTES, 0);
+        let times = torn(written.index.time_index(), kept[1], hole_bytes[1], TIME_ENTRY_BYTES, 8);
         let durable_bytes = durable.bytes.len() as u32;
         let restored = restore(Offset(base), &offsets, &times, durable_bytes);
         prop_assert_eq!(restored.rescan_from, restored.index.end_position());
