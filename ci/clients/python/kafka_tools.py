@@ -22,6 +22,7 @@ GROUPS = f"{TOOLS}.consumer.group.ConsumerGroupCommand"
 PRODUCER = f"{TOOLS}.ConsoleProducer"
 CONSUMER = f"{TOOLS}.consumer.ConsoleConsumer"
 REASSIGN = f"{TOOLS}.reassign.ReassignPartitionsCommand"
+CONFIGS = "kafka.admin.ConfigCommand"
 
 
 def run(main, *arguments, stdin="", bootstrap=True):
@@ -114,7 +115,7 @@ def configs(topic):
     create(topic)
 
     def command(*arguments):
-        return tool("kafka.admin.ConfigCommand", "--entity-type", "topics", "--entity-name", topic, *arguments)
+        return tool(CONFIGS, "--entity-type", "topics", "--entity-name", topic, *arguments)
 
     command("--alter", "--add-config", "retention.ms=3600000,max.message.bytes=2000000")
     described = command("--describe")
@@ -254,6 +255,14 @@ def placed(topic):
     return replicas, leaders
 
 
+def throttles(topic):
+    """What is set of the configurations of --throttle: {broker's id, or topic: {name: value}}."""
+    entities = [("brokers", node) for node in range(1, NODES + 1)] + [("topics", topic)]
+    described = {name: tool(CONFIGS, "--entity-type", kind, "--entity-name", name, "--describe") for kind, name in entities}
+    set_here = re.compile(r"^\s*(\w+\.replication\.throttled\.\w+)=(\S*)", re.MULTILINE)
+    return {name: dict(set_here.findall(output)) for name, output in described.items()}
+
+
 def reassign_to(topic, wanted):
     """Moves partitions ({partition: replicas}) and waits until kafka-reassign-partitions says that they have moved."""
     partitions = [{"topic": topic, "partition": p, "replicas": replicas} for p, replicas in wanted.items()]
@@ -293,6 +302,38 @@ def reassignment(topic):
     until(lambda: "No partition reassignments found." in tool(REASSIGN, "--list"))
     assert placed(topic)[0][0] in ([1], [2, 3, 1]), placed(topic)
     equal(sorted(consume(topic, 50, "--from-beginning")), sorted(values(50)), "records in the end")
+
+
+def throttle(topic):
+    """--throttle bounds a move, can be changed while it goes on, and is gone after --verify."""
+    tool(TOPICS, "--create", "--topic", topic, "--replica-assignment", "1")
+    tool(
+        f"{TOOLS}.ProducerPerformance", "--topic", topic, "--num-records", 4_000, "--record-size", 1_000,
+        "--throughput", -1, "--command-property", "acks=all",
+    )  # fmt: skip
+    equal(throttles(topic), {1: {}, 2: {}, 3: {}, topic: {}}, "throttles before")
+    partitions = [{"topic": topic, "partition": 0, "replicas": [2, 3]}]
+
+    def rates(rate):
+        return {f"{side}.replication.throttled.rate": str(rate) for side in ("leader", "follower")}
+
+    with json_file({"version": 1, "partitions": partitions}) as plan:
+
+        def reassign(*arguments):
+            return tool(REASSIGN, "--reassignment-json-file", plan.name, *arguments)
+
+        # A few batches come at once, and those after them when these are made up for.
+        assert "The inter-broker throttle limit was set to 1 B/s" in reassign("--execute", "--throttle", 1)
+        replicas = {"leader.replication.throttled.replicas": "0:1", "follower.replication.throttled.replicas": "0:2,0:3"}
+        equal(throttles(topic), {1: rates(1), 2: rates(1), 3: rates(1), topic: replicas}, "throttles")
+        verified = reassign("--verify")
+        assert f"Reassignment of partition {topic}-0 is still in progress." in verified, verified
+        reassign("--execute", "--additional", "--throttle", 1_000_000_000)
+        equal(throttles(topic)[2], rates(1_000_000_000), "the other throttle")
+        until(lambda: f"Reassignment of partition {topic}-0 is completed." in reassign("--verify"))
+    equal(throttles(topic), {1: {}, 2: {}, 3: {}, topic: {}}, "throttles after --verify")
+    equal(placed(topic)[0], {0: [2, 3]}, "replicas")
+    equal(offsets(topic, "latest"), {0: 4_000}, "records after the move")
 
 
 def leader_election(topic):
@@ -339,7 +380,7 @@ def main():
         "unregister": unregister,
     }
     if NODES >= 3:
-        scenarios |= {"reassignment": reassignment, "leader-election": leader_election}
+        scenarios |= {"reassignment": reassignment, "throttle": throttle, "leader-election": leader_election}
     if "DATA_DIR" not in os.environ:
         del scenarios["dump-log"]
         print("skip kafka-tools dump-log: DATA_DIR does not tell where the broker's data is", flush=True)

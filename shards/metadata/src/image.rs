@@ -6,7 +6,9 @@ use std::sync::Arc;
 use types::{DirectoryId, GroupId, LogIndex, NodeId, PartitionIndex, ReplicaId, TopicId};
 
 use crate::command::Endpoint;
-use crate::configs::{BROKER_DRAINING, BrokerDefaults, BrokerLayers, StaticSettings, TopicConfig};
+use crate::configs::{
+    BROKER_DRAINING, BrokerDefaults, BrokerLayers, ReplicationRates, StaticSettings, TopicConfig,
+};
 use crate::names::{collision_key, is_internal_topic};
 use crate::partition::Partition;
 use crate::shared_map::SharedMap;
@@ -277,6 +279,11 @@ impl MetadataImage {
         self.broker_configs(node)
             .and_then(|configs| configs.get(BROKER_DRAINING))
             .is_some_and(|value| value == "true")
+    }
+
+    /// What this node moves of replicas that are throttled.
+    pub fn replication_rates(&self, node: NodeId) -> ReplicationRates {
+        ReplicationRates::resolve(self, node)
     }
 
     pub(crate) fn all_broker_configs(&self) -> &BTreeMap<NodeId, BTreeMap<String, String>> {

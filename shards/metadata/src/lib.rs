@@ -26,7 +26,10 @@ mod topic_id;
 mod wire;
 
 pub use command::{Applied, Command, ConfigResource, Endpoint, PartitionSpec, Reassignment};
-pub use configs::{BrokerDefaults, CleanupPolicy, StaticSettings, TimestampType, TopicConfig};
+pub use configs::{
+    BrokerDefaults, CleanupPolicy, ReplicationRates, StaticSettings, ThrottledReplicas, TimestampType,
+    TopicConfig,
+};
 pub use error::MetadataError;
 pub use image::{Broker, BrokerLoad, MetadataImage, Topic, Voter};
 pub use names::{CONSUMER_OFFSETS_TOPIC, TRANSACTION_STATE_TOPIC, is_internal_topic, validate_topic_name};

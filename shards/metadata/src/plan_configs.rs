@@ -6,8 +6,8 @@ use types::NodeId;
 
 use crate::command::{Command, ConfigResource};
 use crate::configs::{
-    BROKER_CONFIGS, BROKER_DRAINING, CleanupPolicy, ConfigDefinition, ConfigType, TOPIC_CONFIGS, TopicConfig,
-    broker_config, effective_topic_value, topic_config,
+    BROKER_CONFIGS, CleanupPolicy, ConfigDefinition, ConfigType, Scope, TOPIC_CONFIGS, TopicConfig,
+    broker_config, effective_topic_value, scope, topic_config,
 };
 use crate::error::MetadataError;
 use crate::image::MetadataImage;
@@ -249,11 +249,14 @@ impl<'a> Subject<'a> {
             ConfigResource::Topic(_) => known_topic_config(name),
             ConfigResource::BrokerDefault | ConfigResource::Broker(_) => {
                 let definition = known_broker_config(name)?;
-                let is_for_all = self.resource == ConfigResource::BrokerDefault;
-                let reason = match definition.name == BROKER_DRAINING {
-                    own if own != is_for_all => return Ok(definition),
-                    true => "it is a single broker's; alter it with the broker's id as resource name",
-                    false => "it holds for the whole cluster; alter it with an empty resource name",
+                let reason = match (scope(definition.name), self.resource) {
+                    (Scope::Broker, ConfigResource::BrokerDefault) => {
+                        "it is a single broker's; alter it with the broker's id as resource name"
+                    }
+                    (Scope::Cluster, ConfigResource::Broker(_)) => {
+                        "it holds for the whole cluster; alter it with an empty resource name"
+                    }
+                    _ => return Ok(definition),
                 };
                 Err(MetadataError::InvalidConfig {
                     name: definition.name.to_owned(),
@@ -440,6 +443,23 @@ mod tests {
         );
         check(
             ORDERS,
+            &[
+                "<leader.replication.throttled.replicas=0:1, 1:1",
+                "+follower.replication.throttled.replicas= * ",
+            ],
+            expect![
+                "leader.replication.throttled.replicas=0:1,1:1 follower.replication.throttled.replicas=*"
+            ],
+        );
+        check(
+            ORDERS,
+            &["+leader.replication.throttled.replicas=0:1;1:1"],
+            expect![[
+                r#"InvalidConfig: configuration leader.replication.throttled.replicas: "0:1;1:1" is neither * nor a list of replicas as in partition:broker,partition:broker"#
+            ]],
+        );
+        check(
+            ORDERS,
             &["<retention.ms=5"],
             expect![
                 "InvalidConfig: configuration retention.ms: it is not a list that one could append to or subtract from"
@@ -555,7 +575,7 @@ mod tests {
             ConfigResource::BrokerDefault,
             &["+log.cleanup.policy=compact"],
             expect![
-                "InvalidConfig: configuration log.cleanup.policy: it cannot be altered at run time; what can is auto.create.topics.enable, broker.draining, default.replication.factor, log.message.timestamp.after.max.ms, log.message.timestamp.before.max.ms, log.message.timestamp.type, log.retention.bytes, log.retention.hours, log.retention.minutes, log.retention.ms, log.roll.hours, log.roll.ms, log.segment.bytes, message.max.bytes, min.insync.replicas, num.partitions"
+                "InvalidConfig: configuration log.cleanup.policy: it cannot be altered at run time; what can is auto.create.topics.enable, broker.draining, default.replication.factor, follower.replication.throttled.rate, leader.replication.throttled.rate, log.message.timestamp.after.max.ms, log.message.timestamp.before.max.ms, log.message.timestamp.type, log.retention.bytes, log.retention.hours, log.retention.minutes, log.retention.ms, log.roll.hours, log.roll.ms, log.segment.bytes, message.max.bytes, min.insync.replicas, num.partitions"
             ],
         );
         check(
@@ -573,6 +593,20 @@ mod tests {
                 "InvalidConfig: configuration broker.draining: it is a single broker's; alter it with the broker's id as resource name"
             ],
         );
+        for resource in [BROKER, ConfigResource::BrokerDefault] {
+            check(
+                resource,
+                &["+leader.replication.throttled.rate=0"],
+                expect!["leader.replication.throttled.rate=0"],
+            );
+            check(
+                resource,
+                &["+follower.replication.throttled.rate=-1"],
+                expect![
+                    "InvalidConfig: configuration follower.replication.throttled.rate: -1 lies outside of 0 to 9223372036854775807"
+                ],
+            );
+        }
         check(BROKER, &["-num.partitions"], expect![""]);
         check_full(BROKER, &[], expect![""]);
     }

@@ -5,6 +5,8 @@
 //! the snapshot over when the last one is durable. All of them are committed, so that it does no harm when this is given up
 //! half way: the next offer finds less missing.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use log::wal::Record;
 use partition::Position;
@@ -13,10 +15,11 @@ use types::limits::{PULL_BYTES, PULLS_PER_SHARD_MAX, SEGMENT_WRITE_BYTES_MAX};
 use types::{GroupId, NodeId, Now, Offset};
 
 use crate::event::{Effect, FatalReason};
-use crate::partition_host::Folder;
+use crate::partition_host::{Folder, PartitionHost};
 use crate::peer_message::PeerMessage;
 use crate::reads::{Read, Want};
 use crate::shard::{Hosted, Machine, Shard};
+use crate::throttle::DeferredPull;
 
 /// What a replica is to have before it takes over its leader's snapshot.
 #[derive(Debug)]
@@ -73,6 +76,8 @@ impl Shard {
     /// Goes on with a replica that lacks batches: asks for the next ones, waits until they are written, or is done.
     pub(crate) fn catch_up(&mut self, now: Now, group: GroupId) {
         let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
+        let is_throttled_here = host.is_throttled_follower(self.node);
+        let is_throttled = host.is_pull_throttled(self.node);
         let Some(catch_up) = &mut host.catch_up else { return };
         if catch_up.message.term < raft.role().term.0 {
             // Another leader has been elected; it makes an offer of its own if it must.
@@ -105,7 +110,7 @@ impl Shard {
             self.dirty.insert(group);
             return self.end_pull(now, group);
         }
-        let may_begin = self.pulling.contains(&group) || self.pulling.len() < PULLS_PER_SHARD_MAX;
+        let may_begin = self.pulling.contains_key(&group) || has_place(&self.pulling, is_throttled);
         if catch_up.asked == Some(next) || !may_begin {
             return;
         }
@@ -113,53 +118,59 @@ impl Shard {
             self.disk.want_flush(group);
             return;
         }
-        if is_newcomer(raft) {
-            let ready_us = self.move_rate.ready_us(now);
-            if ready_us > now.mono_us {
-                self.paced_pulls.insert(group, ready_us);
-                return;
-            }
+        let (mut ready_us, mut bytes) = (now.mono_us, PULL_BYTES);
+        for rate in self.pull_rates.of_pulls(is_newcomer(raft), is_throttled_here) {
+            ready_us = ready_us.max(rate.ready_us(now));
+            bytes = bytes.min(rate.pull_bytes());
+        }
+        if ready_us > now.mono_us {
+            self.paced_pulls.insert(group, ready_us);
+            return;
         }
         catch_up.asked = Some(next);
-        self.pulling.insert(group);
-        let bytes = u32::try_from(PULL_BYTES).expect("it is a few MiB");
+        self.paced_pulls.remove(&group);
+        self.pulling.insert(group, is_throttled);
+        let bytes = u32::try_from(bytes).expect("it is a few MiB");
         let pull = PeerMessage::Pull { group, offset: next, bytes };
         self.peers.send(catch_up.leader, &pull, &mut self.effects);
     }
 
-    /// Replicas that are new here and waited, so as not to move more bytes per second than they may, go on.
-    pub(crate) fn on_pulls_deadline(&mut self, now: Now) {
-        let ready: Vec<GroupId> = self
-            .paced_pulls
-            .extract_if(.., |_, ready_us| *ready_us <= now.mono_us)
-            .map(|(group, _)| group)
-            .collect();
-        for group in ready {
-            self.catch_up(now, group);
+    /// A replica pulls no longer: the next one may.
+    fn end_pull(&mut self, now: Now, group: GroupId) {
+        if self.pulling.remove(&group).is_some() {
+            self.begin_pulls(now);
         }
     }
 
-    /// A replica pulls no longer: the next one may.
-    fn end_pull(&mut self, now: Now, group: GroupId) {
-        if !self.pulling.remove(&group) {
-            return;
-        }
-        let waits = |hosted: &Hosted| match &hosted.machine {
-            Machine::Partition(host) => {
-                host.catch_up.as_ref().is_some_and(|catch_up| catch_up.asked.is_none())
+    /// Replicas that wait for a place among those that pull take what is there.
+    pub(crate) fn begin_pulls(&mut self, now: Now) {
+        let waits = |(group, hosted): (&GroupId, &Hosted)| match &hosted.machine {
+            Machine::Partition(host) if host.catch_up.as_ref()?.asked.is_none() => {
+                let is_paced = self.paced_pulls.contains_key(group);
+                (!is_paced).then(|| (*group, host.is_pull_throttled(self.node)))
             }
-            Machine::Metadata(_) => false,
+            Machine::Partition(_) | Machine::Metadata(_) => None,
         };
-        let next = self.hosted.iter().find(|(_, hosted)| waits(hosted)).map(|(group, _)| *group);
-        if let Some(next) = next {
-            self.catch_up(now, next);
+        let waiting: Vec<(GroupId, bool)> = self.hosted.iter().filter_map(waits).collect();
+        for (group, is_throttled) in waiting {
+            if has_place(&self.pulling, is_throttled) {
+                self.catch_up(now, group);
+            }
         }
     }
 
     /// A follower asks for committed batches.
-    pub(crate) fn on_pull(&mut self, peer: NodeId, group: GroupId, offset: Offset, bytes: u32) {
+    pub(crate) fn on_pull(&mut self, now: Now, peer: NodeId, group: GroupId, offset: Offset, bytes: u32) {
         let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
-        let max_bytes = (bytes as usize).min(PULL_BYTES);
+        let mut max_bytes = (bytes as usize).min(PULL_BYTES);
+        if let Some(rate) = self.pull_rates.of_answers(host.is_throttled_leader(self.node)) {
+            let ready_us = rate.ready_us(now);
+            if ready_us > now.mono_us {
+                self.deferred_pulls.insert((group, peer), DeferredPull { offset, bytes, ready_us });
+                return;
+            }
+            max_bytes = max_bytes.min(rate.pull_bytes());
+        }
         match host.partition.locate(offset) {
             Ok(Position::Memory) => {
                 let batches = host.partition.read_memory(offset, max_bytes);
@@ -181,6 +192,11 @@ impl Shard {
 
     /// Answers a follower that pulls.
     pub(crate) fn send_pulled(&mut self, peer: NodeId, group: GroupId, offset: Offset, batches: Vec<Bytes>) {
+        if let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition)
+            && let Some(rate) = self.pull_rates.of_answers(host.is_throttled_leader(self.node))
+        {
+            rate.take(batches.iter().map(Bytes::len).sum());
+        }
         self.peers.send(peer, &PeerMessage::Pulled { group, offset, batches }, &mut self.effects);
     }
 
@@ -206,8 +222,9 @@ impl Shard {
             host.catch_up = None;
             return self.end_pull(now, group);
         }
-        if is_newcomer(raft) {
-            self.move_rate.take(batches.iter().map(Bytes::len).sum());
+        let bytes = batches.iter().map(Bytes::len).sum();
+        for rate in self.pull_rates.of_pulls(is_newcomer(raft), host.is_throttled_follower(self.node)) {
+            rate.take(bytes);
         }
         for data in batches {
             self.raft_metrics.pulled_bytes.increment(data.len() as u64);
@@ -245,6 +262,20 @@ impl Shard {
         assert!(raft.checkpointed() == (index, term), "a snapshot is a checkpoint");
         Some([Record::Truncated { group, from: truncated_from }, raft.checkpoint_record(&state)])
     }
+}
+
+impl PartitionHost {
+    /// Whether what this replica lacks is throttled, here or where it comes from.
+    fn is_pull_throttled(&self, node: NodeId) -> bool {
+        let is_throttled_there = |catch_up: &CatchUp| self.is_throttled_leader(catch_up.leader);
+        self.is_throttled_follower(node) || self.catch_up.as_ref().is_some_and(is_throttled_there)
+    }
+}
+
+/// Whether one more replica may pull. Those that are throttled have places of their own: slow as they are, they would keep
+/// the others waiting for hours.
+fn has_place(pulling: &BTreeMap<GroupId, bool>, is_throttled: bool) -> bool {
+    pulling.values().filter(|other| **other == is_throttled).count() < PULLS_PER_SHARD_MAX
 }
 
 /// Whether a replica is to be filled before it votes.

@@ -23,6 +23,7 @@ mod rate;
 mod reads;
 mod requests;
 mod shard;
+mod throttle;
 mod turn;
 mod wal;
 

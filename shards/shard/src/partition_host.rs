@@ -139,6 +139,16 @@ impl PartitionHost {
         self.topic.partition(self.index).expect("a topic keeps its partitions")
     }
 
+    /// Whether what the replica on a node pulls is throttled there.
+    pub(crate) fn is_throttled_follower(&self, node: NodeId) -> bool {
+        self.topic.config.follower_throttled_replicas.contains(self.index, node)
+    }
+
+    /// Whether what others pull from the replica on a node is throttled there.
+    pub(crate) fn is_throttled_leader(&self, node: NodeId) -> bool {
+        self.topic.config.leader_throttled_replicas.contains(self.index, node)
+    }
+
     /// Whether a move that is done is to be reported now: at once, and again after a while.
     pub(crate) fn may_report_move(&mut self, now: Now, decision: u32, interval_ms: i64) -> bool {
         let is_quiet = self.reported_move.is_some_and(|(reported, at_us)| {

@@ -254,6 +254,7 @@ impl Shard {
             found.heard_us = None;
             self.judge_peer(now, peer);
         }
+        self.forget_deferred_pulls(peer);
         self.on_proposals_lost(peer);
     }
 
@@ -328,7 +329,7 @@ impl Shard {
             PeerMessage::HandOver { group, to } => self.on_hand_over(now, group, to),
             PeerMessage::AskQuorum { request } => self.on_quorum_asked(now, peer, request),
             PeerMessage::Quorum { request, outcome } => self.on_quorum_told(request, outcome),
-            PeerMessage::Pull { group, offset, bytes } => self.on_pull(peer, group, offset, bytes),
+            PeerMessage::Pull { group, offset, bytes } => self.on_pull(now, peer, group, offset, bytes),
             PeerMessage::Pulled { group, offset, batches } => {
                 self.on_pulled(now, peer, group, offset, &batches)
             }

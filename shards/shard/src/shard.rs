@@ -20,7 +20,7 @@ use crate::metadata_host::{MetadataHost, Registration, logged_directories};
 use crate::partition_host::{Answer, Asker, PartitionHost};
 use crate::peers::Peers;
 use crate::raft_metrics::RaftMetrics;
-use crate::rate::Rate;
+use crate::throttle::{DeferredPull, PullRates};
 use crate::wal::{Unit, Wal};
 
 /// What a shard is told at its start.
@@ -133,12 +133,14 @@ pub struct Shard {
     pub(crate) moving: BTreeSet<GroupId>,
     /// Whether this node leads the metadata group, and others are to vote in it than do.
     pub(crate) is_changing_voters: bool,
-    /// Replicas that pull what they lack.
-    pub(crate) pulling: BTreeSet<GroupId>,
-    /// What replicas that are new here may pull.
-    pub(crate) move_rate: Rate,
-    /// Those that wait for it, and until when on the monotonic clock in microseconds.
+    /// Replicas that pull what they lack, and whether they are throttled.
+    pub(crate) pulling: BTreeMap<GroupId, bool>,
+    /// How fast that may be.
+    pub(crate) pull_rates: PullRates,
+    /// Those that wait because of it, and until when on the monotonic clock in microseconds.
     pub(crate) paced_pulls: BTreeMap<GroupId, u64>,
+    /// Pulls of other nodes that wait because of it.
+    pub(crate) deferred_pulls: BTreeMap<(GroupId, NodeId), DeferredPull>,
     pub(crate) wal: Wal,
     pub(crate) disk: DiskWork,
     pub(crate) dirty: BTreeSet<GroupId>,
@@ -174,9 +176,10 @@ impl Shard {
             moving: BTreeSet::new(),
             is_changing_voters: false,
             raft_metrics: RaftMetrics::new(config.shard),
-            pulling: BTreeSet::new(),
-            move_rate: Rate::new(now, config.move_bytes_per_second_max),
+            pulling: BTreeMap::new(),
+            pull_rates: PullRates::new(now, config.move_bytes_per_second_max),
             paced_pulls: BTreeMap::new(),
+            deferred_pulls: BTreeMap::new(),
             wal,
             disk: DiskWork::new(now, config.broker.retention_check_interval_ms),
             dirty: BTreeSet::new(),
@@ -267,7 +270,7 @@ impl Shard {
             ),
             self.elected_waits.next_deadline_us(),
             self.handover.map(|handover| handover.next_deadline_us()),
-            self.paced_pulls.values().min().copied(),
+            self.next_pull_deadline_us(),
             metadata,
         ];
         coordinators.chain(own.into_iter().flatten()).min()
@@ -530,6 +533,7 @@ impl Shard {
             }
         }
         self.drop_early();
+        self.review_pulls(now);
         self.broker.on_image(image);
     }
 
@@ -624,6 +628,7 @@ impl Shard {
         self.peers.forget_group(group);
         self.pulling.remove(&group);
         self.paced_pulls.remove(&group);
+        self.deferred_pulls.retain(|(of, _), _| *of != group);
         if let Some(mut hosted) = self.hosted.remove(&group)
             && let Some((_, host)) = hosted.partition()
         {

@@ -183,10 +183,13 @@ impl Start<'_> {
             directory_id: DirectoryId([u8::try_from(node.0).expect("a few nodes"); 16]),
             new_cluster_id: "sim".to_owned(),
         };
+        // Topics say whether they are throttled. Slow beside the network, and done within seconds.
+        let throttle = ["leader", "follower"]
+            .map(|side| (format!("{side}.replication.throttled.rate"), "1048576".to_owned()));
         ShardConfig {
             shard: ShardId(0),
             broker: Arc::new(broker),
-            settings: StaticSettings::new([]).expect("no settings are valid settings"),
+            settings: StaticSettings::new(throttle).expect("they are valid settings"),
             registration,
             peers: nodes.clone().filter(|other| *other != node).map(address).collect(),
             first_voters: nodes.collect(),

@@ -189,6 +189,11 @@ impl World {
         }
     }
 
+    /// The monotonic clock, in microseconds.
+    pub fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
     /// Lets time pass.
     pub fn run_for_us(&mut self, us: u64) {
         let end_us = self.now_us + us;

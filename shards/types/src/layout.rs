@@ -24,6 +24,11 @@ impl ShardLayout {
         self.shards
     }
 
+    /// Those that host partitions, and share what a node may do for them.
+    pub fn data_shards(self) -> u16 {
+        self.shards - u16::from(self.metadata_apart)
+    }
+
     /// The shard that hosts the metadata group.
     pub fn metadata_shard(self) -> ShardId {
         ShardId(0)
@@ -35,8 +40,7 @@ impl ShardLayout {
             return self.metadata_shard();
         }
         let first = u16::from(self.metadata_apart);
-        let data_shards = u64::from(self.shards - first);
-        let at = mix64(group.0) % data_shards;
+        let at = mix64(group.0) % u64::from(self.data_shards());
         ShardId(first + u16::try_from(at).expect("it is below a u16"))
     }
 }
@@ -48,6 +52,7 @@ mod tests {
     #[test]
     fn groups_are_spread_evenly_and_keep_off_the_metadata_shard() {
         let layout = ShardLayout::new(3, true);
+        assert_eq!((layout.shards(), layout.data_shards()), (4, 3));
         let mut groups = [0u32; 4];
         for group in 1..=3_000 {
             groups[usize::from(layout.shard_of(GroupId(group)).0)] += 1;

@@ -99,7 +99,8 @@ pub const APPEND_BYTES_MAX: usize = tight(1024 * 1024, 64 * 1024);
 /// Bytes that a replica far behind pulls at once.
 pub const PULL_BYTES: usize = tight(1024 * 1024, 32 * 1024);
 
-/// Replicas of one shard that pull at the same time, so that those that return do not keep the disk from live traffic.
+/// Replicas of one shard that pull at the same time, so that those that return do not keep the disk from live traffic. As many
+/// again may be throttled by an administrator, who bounds their bytes.
 pub const PULLS_PER_SHARD_MAX: usize = tight(8, 2);
 
 /// Response bytes of one Fetch, whatever the client asks for (Kafka's `fetch.max.bytes`).

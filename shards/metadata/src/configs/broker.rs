@@ -1,4 +1,4 @@
-//! Broker configurations that can be set at run time, for the whole cluster but for one.
+//! Broker configurations that can be set at run time.
 
 use types::limits::{PARTITIONS_MAX, SEGMENT_BYTES_MIN};
 
@@ -7,8 +7,32 @@ use super::{Accepts, ConfigDefinition, ConfigType, MESSAGE_BYTES_MAX};
 const INT_MAX: i64 = i32::MAX as i64;
 const LONG_MAX: i64 = i64::MAX;
 
-/// The name of the one configuration that belongs to a single broker.
+/// Whether a broker is to be emptied.
 pub const BROKER_DRAINING: &str = "broker.draining";
+
+/// What a broker may send, and pull, of replicas that are throttled (KIP-73).
+pub const LEADER_THROTTLED_RATE: &str = "leader.replication.throttled.rate";
+pub const FOLLOWER_THROTTLED_RATE: &str = "follower.replication.throttled.rate";
+
+/// For whom a broker configuration may be set at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// For all brokers together.
+    Cluster,
+    /// For one broker alone.
+    Broker,
+    /// For all brokers, and for one otherwise.
+    Either,
+}
+
+/// For whom one of [`BROKER_CONFIGS`] may be set.
+pub(crate) fn scope(name: &str) -> Scope {
+    match name {
+        BROKER_DRAINING => Scope::Broker,
+        LEADER_THROTTLED_RATE | FOLLOWER_THROTTLED_RATE => Scope::Either,
+        _ => Scope::Cluster,
+    }
+}
 
 /// Every such configuration, in alphabetic order. Names and defaults are those of Kafka 4.3.
 pub static BROKER_CONFIGS: &[ConfigDefinition] = &[
@@ -35,6 +59,22 @@ pub static BROKER_CONFIGS: &[ConfigDefinition] = &[
         accepts: Accepts::Integer { min: 1, max: i16::MAX as i64 },
         synonyms: &[],
         documentation: "The replication factor of topics that are created without one.",
+    },
+    ConfigDefinition {
+        name: FOLLOWER_THROTTLED_RATE,
+        kind: ConfigType::Long,
+        default: Some("9223372036854775807"),
+        accepts: Accepts::Integer { min: 0, max: LONG_MAX },
+        synonyms: &[],
+        documentation: "Bytes per second that the replicas named by follower.replication.throttled.replicas of their topics pull on the broker, all together.",
+    },
+    ConfigDefinition {
+        name: LEADER_THROTTLED_RATE,
+        kind: ConfigType::Long,
+        default: Some("9223372036854775807"),
+        accepts: Accepts::Integer { min: 0, max: LONG_MAX },
+        synonyms: &[],
+        documentation: "Bytes per second that the broker sends to replicas that pull from those named by leader.replication.throttled.replicas of their topics, all together.",
     },
     ConfigDefinition {
         name: "log.message.timestamp.after.max.ms",

@@ -266,6 +266,8 @@ mod tests {
             auto.create.topics.enable=true source=5 type=1 [5:auto.create.topics.enable=true]
             broker.draining=false source=5 type=1 [5:broker.draining=false]
             default.replication.factor=1 source=5 type=3 [5:default.replication.factor=1]
+            follower.replication.throttled.rate=9223372036854775807 source=5 type=5 [5:follower.replication.throttled.rate=9223372036854775807]
+            leader.replication.throttled.rate=9223372036854775807 source=5 type=5 [5:leader.replication.throttled.rate=9223372036854775807]
             listeners=PLAINTEXT://:9092 source=4 type=2 read_only [4:listeners=PLAINTEXT://:9092]
             log.message.timestamp.after.max.ms=3600000 source=5 type=5 [5:log.message.timestamp.after.max.ms=3600000]
             log.message.timestamp.before.max.ms=9223372036854775807 source=5 type=5 [5:log.message.timestamp.before.max.ms=9223372036854775807]

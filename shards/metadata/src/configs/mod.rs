@@ -7,13 +7,16 @@
 mod broker;
 mod describe;
 mod resolve;
+mod throttle;
 mod topic;
 
 pub use broker::{BROKER_CONFIGS, BROKER_DRAINING};
 pub use describe::{ConfigEntry, ConfigSource, ConfigSynonym, describe_broker, describe_topic};
 pub use resolve::{BrokerDefaults, CleanupPolicy, StaticSettings, TimestampType, TopicConfig};
+pub use throttle::{ReplicationRates, ThrottledReplicas};
 pub use topic::TOPIC_CONFIGS;
 
+pub(crate) use broker::{Scope, scope};
 pub(crate) use resolve::{BrokerLayers, effective_topic_value};
 
 use crate::error::MetadataError;
@@ -72,6 +75,8 @@ pub enum Accepts {
     },
     /// Numbers from 0 to 1.
     Ratio,
+    /// What [`ThrottledReplicas`] reads.
+    ThrottledReplicas,
     /// Any of these words.
     OneOf(&'static [&'static str]),
     /// Only what the broker does anyway.
@@ -129,6 +134,13 @@ impl ConfigDefinition {
                 Ok(number) if (0.0..=1.0).contains(&number) => Ok(value),
                 _ => Err(format!("{value} lies outside of 0 to 1")),
             },
+            Accepts::ThrottledReplicas => match ThrottledReplicas::parse(&value) {
+                Some(_) => Ok(value),
+                None => Err(format!(
+                    "{:?} is neither * nor a list of replicas as in partition:broker,partition:broker",
+                    shortened(&value)
+                )),
+            },
             Accepts::OneOf(words) if words.contains(&value.as_str()) => Ok(value),
             Accepts::OneOf(words) => Err(format!("{:?} is none of {}", shortened(&value), words.join(", "))),
             Accepts::Only { values, .. } if values.contains(&value.as_str()) => Ok(value),
@@ -146,7 +158,7 @@ pub fn topic_config(name: &str) -> Option<&'static ConfigDefinition> {
     TOPIC_CONFIGS.iter().find(|definition| definition.name == name)
 }
 
-/// The definition of a broker configuration that can be set for the whole cluster.
+/// The definition of a broker configuration that can be set at run time.
 pub fn broker_config(name: &str) -> Option<&'static ConfigDefinition> {
     BROKER_CONFIGS.iter().find(|definition| definition.name == name)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::describe::ConfigSource;
-use super::{ConfigDefinition, TOPIC_CONFIGS, broker_config, topic_config};
+use super::{ConfigDefinition, TOPIC_CONFIGS, ThrottledReplicas, broker_config, topic_config};
 use crate::error::MetadataError;
 use crate::image::MetadataImage;
 
@@ -55,6 +55,10 @@ pub struct TopicConfig {
     pub cleanup_policy: CleanupPolicy,
     /// `delete.retention.ms`.
     pub delete_retention_ms: i64,
+    /// `follower.replication.throttled.replicas`.
+    pub follower_throttled_replicas: ThrottledReplicas,
+    /// `leader.replication.throttled.replicas`.
+    pub leader_throttled_replicas: ThrottledReplicas,
     /// `max.compaction.lag.ms`.
     pub max_compaction_lag_ms: i64,
     /// `max.message.bytes`: the largest batch, 1 byte to 16 MiB.
@@ -242,9 +246,13 @@ impl TopicConfig {
         };
         let number = |name: &str| text(name).parse::<i64>().expect("an integer that was read as one");
         let bound = |name: &str| Some(number(name)).filter(|bound| *bound >= 0);
+        let replicas =
+            |name: &str| ThrottledReplicas::parse(&text(name)).expect("a list that was read as one");
         TopicConfig {
             cleanup_policy: CleanupPolicy::parse(&text("cleanup.policy")).unwrap_or(CleanupPolicy::Delete),
             delete_retention_ms: number("delete.retention.ms"),
+            follower_throttled_replicas: replicas("follower.replication.throttled.replicas"),
+            leader_throttled_replicas: replicas("leader.replication.throttled.replicas"),
             max_compaction_lag_ms: number("max.compaction.lag.ms"),
             max_message_bytes: unsigned(number("max.message.bytes")),
             message_timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
@@ -285,6 +293,8 @@ fn unsigned<T: TryFrom<i64>>(number: i64) -> T {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -304,6 +314,8 @@ mod tests {
             TopicConfig {
                 cleanup_policy: CleanupPolicy::Delete,
                 delete_retention_ms: 86_400_000,
+                follower_throttled_replicas: ThrottledReplicas::Listed(BTreeSet::new()),
+                leader_throttled_replicas: ThrottledReplicas::Listed(BTreeSet::new()),
                 max_compaction_lag_ms: i64::MAX,
                 max_message_bytes: 1_048_588,
                 message_timestamp_after_max_ms: 3_600_000,

@@ -106,9 +106,9 @@ pub static TOPIC_CONFIGS: &[ConfigDefinition] = &[
         name: "follower.replication.throttled.replicas",
         kind: ConfigType::List,
         default: Some(""),
-        accepts: Accepts::Only { values: &[""], because: "does not throttle replication" },
+        accepts: Accepts::ThrottledReplicas,
         synonyms: &[],
-        documentation: "The follower replicas whose replication is throttled: none.",
+        documentation: "The replicas, as partition:broker or * for all, that pull what they lack at no more than their broker's follower.replication.throttled.rate.",
     },
     ConfigDefinition {
         name: "index.interval.bytes",
@@ -122,9 +122,9 @@ pub static TOPIC_CONFIGS: &[ConfigDefinition] = &[
         name: "leader.replication.throttled.replicas",
         kind: ConfigType::List,
         default: Some(""),
-        accepts: Accepts::Only { values: &[""], because: "does not throttle replication" },
+        accepts: Accepts::ThrottledReplicas,
         synonyms: &[],
-        documentation: "The leader replicas whose replication is throttled: none.",
+        documentation: "The replicas, as partition:broker or * for all, that send others what these lack at no more than their broker's leader.replication.throttled.rate.",
     },
     ConfigDefinition {
         name: "local.retention.bytes",

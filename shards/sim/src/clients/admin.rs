@@ -133,6 +133,10 @@ impl Admin {
         let topic = TopicRef(context.model.topics.len());
         let partitions = context.random.between(1, if self.is_heavy { 2 } else { 6 });
         let mut configs = vec![("max.message.bytes", BATCH_BYTES_MAX.to_string())];
+        if topic.0 % 3 == 1 {
+            configs.push(("leader.replication.throttled.replicas", "*".to_owned()));
+            configs.push(("follower.replication.throttled.replicas", "*".to_owned()));
+        }
         let segment_bytes = SEGMENT_BYTES_MIN as u64 * context.random.between(1, 4);
         configs.push(("segment.bytes", segment_bytes.to_string()));
         let has_retention = context.random.percent(30);

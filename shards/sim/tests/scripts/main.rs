@@ -3,3 +3,4 @@
 mod offsets_log;
 mod removed_segment;
 mod script;
+mod throttled_move;

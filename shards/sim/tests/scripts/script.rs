@@ -69,10 +69,15 @@ struct Script {
 
 /// A world with one shard, one partition for consumer groups and nothing that goes wrong.
 pub fn quiet_world(disk_us: u64) -> World {
+    quiet_cluster(1, disk_us)
+}
+
+/// A world with several such nodes.
+pub fn quiet_cluster(nodes: usize, disk_us: u64) -> World {
     let plan = Plan {
         seed: 7,
         node: NodeOptions {
-            nodes: 1,
+            nodes,
             may_all_begin: true,
             replica_lag_ms_max: 30_000,
             leader_balance_interval_ms: None,
@@ -80,7 +85,7 @@ pub fn quiet_world(disk_us: u64) -> World {
             retention_check_interval_ms: 300_000,
             offsets_topic_partitions: 1,
         },
-        layouts: vec![ShardLayout::new(1, false)],
+        layouts: vec![ShardLayout::new(1, false); nodes],
         has_layout_changes: false,
         delays: Delays {
             turn_us: 20,
@@ -155,7 +160,8 @@ impl Actor for Script {
             self.asks.pop_front();
             self.ask(context);
         } else {
-            context.timer_us(BACKOFF_US);
+            // Another node may do better.
+            context.disconnect();
         }
     }
 
