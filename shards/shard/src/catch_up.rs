@@ -159,6 +159,19 @@ impl Shard {
         }
     }
 
+    /// There is a new connection to a node: what was asked of it may have been lost with the one before. Should it come twice, the
+    /// second answer is passed over.
+    pub(crate) fn pull_again(&mut self, now: Now, leader: NodeId) {
+        let pulling: Vec<GroupId> = self.pulling.keys().copied().collect();
+        for group in pulling {
+            let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { continue };
+            if let Some(catch_up) = host.catch_up.as_mut().filter(|catch_up| catch_up.leader == leader) {
+                catch_up.asked = None;
+                self.catch_up(now, group);
+            }
+        }
+    }
+
     /// A follower asks for committed batches.
     pub(crate) fn on_pull(&mut self, now: Now, peer: NodeId, group: GroupId, offset: Offset, bytes: u32) {
         let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };

@@ -244,6 +244,7 @@ impl Shard {
         }
         self.tell_leaders(peer);
         self.submit_waiting_changes();
+        self.pull_again(now, peer);
     }
 
     pub(crate) fn on_peer_disconnected(&mut self, now: Now, peer: NodeId, has_ended: bool) {
