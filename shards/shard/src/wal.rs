@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use log::wal::{Blockers, FileLedger, FlushBuilder, Record, RecordNote, Recovered};
 use metrics::{Gauge, Histogram};
 use types::limits::{BATCH_BYTES_MAX, WAL_FILE_BYTES, WAL_FILES_MAX, WAL_FLUSH_BYTES_MAX};
-use types::mutants::{Mutant, is_planted};
 use types::{GroupId, LogIndex, Now, Offset, ShardId};
 
 use crate::event::{DiskError, Effect};
@@ -243,9 +242,6 @@ impl Wal {
         self.metrics.flush_units.record(units.len() as f64);
         self.current = Some((file, position + flush.bytes as u64));
         let number = self.next_flush;
-        if is_planted(Mutant::RecycleWalFileEarly) {
-            self.ledger.on_flush(file, &notes);
-        }
         self.in_flight = Some(InFlight { number, file, notes, units });
         effects.push(Effect::WriteWal { number, file, position, flush });
         self.next_flush += 1;
@@ -347,9 +343,7 @@ impl Wal {
         let flushed = self.in_flight.take().expect("a flush is under way");
         assert!(flushed.number == number, "flushes become durable in their order");
         // Only now is what these records supersede no longer needed.
-        if !is_planted(Mutant::RecycleWalFileEarly) {
-            self.ledger.on_flush(flushed.file, &flushed.notes);
-        }
+        self.ledger.on_flush(flushed.file, &flushed.notes);
         flushed.units
     }
 }

@@ -22,6 +22,17 @@ pub enum Answer {
     Fetch(FetchResponseData),
 }
 
+/// A client's only connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// There is none.
+    Down,
+    /// It was asked for.
+    Opening,
+    /// Requests may be sent.
+    Up,
+}
+
 /// Whom a client wants to talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {

@@ -21,6 +21,7 @@ pub const EXPECTED: &[&str] = &[
     "connection broken in flight",
     "connection reset",
     "crash",
+    "crash at a change of files",
     "crash of all",
     "cut",
     "disk full",

@@ -176,6 +176,7 @@ impl World {
         let node = &mut self.nodes[place.node];
         let work = node.lane(place.shard).file.take().expect("a file is being made");
         let result = node.disk.complete_wal(place.shard, &work);
+        self.on_files_changed(place.node);
         let (WalWork::Create { file } | WalWork::Recycle { file, .. } | WalWork::Write { file, .. }) = work;
         self.feed(place, Event::WalFileReady { file, result });
     }
@@ -198,6 +199,11 @@ impl World {
             self.begin_disk(place, group);
         }
         let result = self.complete_disk(place, &request);
+        let is_of_files =
+            !matches!(request, DiskRequest::ReadSegment { .. } | DiskRequest::ReadIndexes { .. });
+        if is_of_files {
+            self.on_files_changed(place.node);
+        }
         self.feed(place, Event::Disk { token, result });
     }
 

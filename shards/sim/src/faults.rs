@@ -113,6 +113,9 @@ impl World {
         self.note(format_args!("{fault:?}"));
         match fault {
             Fault::Crash { node, down_us } => self.crash_for(node, down_us),
+            Fault::CrashAtFileChange { node, down_us } => {
+                self.nodes[node].crashes_at_file_change = Some(down_us);
+            }
             Fault::CrashAll { down_us } => {
                 self.coverage.mark("crash of all");
                 for node in 0..self.nodes.len() {
@@ -174,6 +177,15 @@ impl World {
                 self.coverage.mark("clock jump");
                 self.nodes[node].wall_skew_ms += by_ms;
             }
+        }
+    }
+
+    /// Files of a node have changed: not the contents of its WAL.
+    pub(crate) fn on_files_changed(&mut self, node: usize) {
+        if let Some(down_us) = self.nodes[node].crashes_at_file_change.take() {
+            self.coverage.mark("crash at a change of files");
+            let delay_us = self.random.below(100);
+            self.schedule(delay_us, None, Happening::Fault(Fault::Crash { node, down_us }));
         }
     }
 
@@ -345,6 +357,7 @@ impl World {
             found.hung_until_us = 0;
             found.reads_fail_until_us = 0;
             found.write_fails = false;
+            found.crashes_at_file_change = None;
             if !self.plan.left_out.contains(&node) {
                 self.ensure_started(node);
             } else if self.plan.absence != Absence::Down {

@@ -68,6 +68,8 @@ pub struct Node {
     pub reads_fail_until_us: u64,
     /// The next write fails.
     pub write_fails: bool,
+    /// Power fails at the next change of files, and the node stays down for so long.
+    pub crashes_at_file_change: Option<u64>,
     /// What is wrong with the disk may end the process before this time.
     pub damaged_until_us: u64,
     /// The process does not run on before this time, though it is there (SIGSTOP).

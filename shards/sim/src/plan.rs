@@ -33,6 +33,13 @@ pub enum Fault {
         /// How long the node stays down.
         down_us: u64,
     },
+    /// Power fails right after files were made, renamed or removed or a segment was written, while other writes are under way.
+    CrashAtFileChange {
+        /// Where.
+        node: usize,
+        /// How long the node stays down.
+        down_us: u64,
+    },
     /// Power fails everywhere.
     CrashAll {
         /// How long the nodes stay down at most.
@@ -339,6 +346,13 @@ impl Faults {
             self.add(random, times, |random| {
                 let node = random.index(nodes);
                 Fault::Crash { node, down_us: down_us(random, 300_000) }
+            });
+        }
+        if random.percent(30) {
+            let times = random.between(1, 6);
+            self.add(random, times, |random| Fault::CrashAtFileChange {
+                node: random.index(nodes),
+                down_us: random.between(100, 300_000),
             });
         }
         if self.nodes > 1 && random.percent(30) {

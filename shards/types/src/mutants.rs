@@ -39,8 +39,6 @@ mutants! {
     ServeBeyondHighWatermark,
     /// A follower that lost its leader never looks for another.
     NoElection,
-    /// A WAL file is recycled before what supersedes it is durable.
-    RecycleWalFileEarly,
     /// A WAL flush is taken for whole though its checksum is wrong.
     AcceptTornFlush,
     /// Damage in the middle of a WAL is taken for its end.

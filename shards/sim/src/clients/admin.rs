@@ -12,7 +12,7 @@ use protocol::messages::metadata_request::{MetadataRequestData, MetadataRequestT
 use protocol::messages::{ErrorCode, kafka_string, topic_id};
 use types::limits::{BATCH_BYTES_MAX, SEGMENT_BYTES_MIN};
 
-use crate::actor::{Actor, Answer, Context, Target};
+use crate::actor::{Actor, Answer, Context, Line, Target};
 use crate::clients::is_retriable;
 use crate::model::{Floor, Life, PartitionModel, TopicModel, TopicRef};
 
@@ -33,8 +33,7 @@ pub struct Admin {
     replication_min: usize,
     tasks_left: u64,
     pause_us: u64,
-    is_connected: bool,
-    is_connecting: bool,
+    line: Line,
     task: Option<Task>,
     asked: Option<i32>,
     /// The last error of the task.
@@ -57,8 +56,7 @@ impl Admin {
             replication_min,
             tasks_left,
             pause_us,
-            is_connected: false,
-            is_connecting: false,
+            line: Line::Down,
             task: None,
             asked: None,
             refused: None,
@@ -80,10 +78,10 @@ impl Admin {
             }
             return;
         };
-        if self.is_connected {
+        if self.line == Line::Up {
             self.asked = Some(self.ask(context, &task));
-        } else if !self.is_connecting {
-            self.is_connecting = true;
+        } else if self.line == Line::Down {
+            self.line = Line::Opening;
             let target = match &task {
                 Task::DeleteRecords { topic, partition, .. } => context.leader(*topic, *partition),
                 Task::Create { .. } | Task::Delete { .. } => Target::Any,
@@ -327,14 +325,12 @@ impl Actor for Admin {
     }
 
     fn on_connected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = true;
+        self.line = Line::Up;
         self.pump(context);
     }
 
     fn on_disconnected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = false;
+        self.line = Line::Down;
         if self.asked.take().is_some()
             && let Some(Task::Delete { is_retry, .. }) = &mut self.task
         {
@@ -354,7 +350,7 @@ impl Actor for Admin {
             Some(_) => {
                 if context.nodes > 1 {
                     // Another node may do better.
-                    self.is_connected = false;
+                    self.line = Line::Down;
                     context.disconnect();
                 }
                 BACKOFF_US

@@ -13,7 +13,7 @@ use protocol::messages::offset_for_leader_epoch_request::{
 };
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
 
-use crate::actor::{Actor, Answer, Context, Target};
+use crate::actor::{Actor, Answer, Context, Line, Target};
 use crate::clients::is_retriable;
 use crate::model::{Life, TopicRef};
 
@@ -40,8 +40,7 @@ enum Task {
 /// See the module.
 pub struct Auditor {
     is_begun: bool,
-    is_connected: bool,
-    is_connecting: bool,
+    line: Line,
     tasks: VecDeque<Task>,
     asked: Option<i32>,
 }
@@ -55,13 +54,7 @@ impl Default for Auditor {
 impl Auditor {
     /// An auditor who has not begun.
     pub fn new() -> Auditor {
-        Auditor {
-            is_begun: false,
-            is_connected: false,
-            is_connecting: false,
-            tasks: VecDeque::new(),
-            asked: None,
-        }
+        Auditor { is_begun: false, line: Line::Down, tasks: VecDeque::new(), asked: None }
     }
 
     fn begin(&mut self, context: &mut Context<'_>) {
@@ -89,10 +82,10 @@ impl Auditor {
             return;
         }
         let Some(task) = self.tasks.front().cloned() else { return };
-        if self.is_connected {
+        if self.line == Line::Up {
             self.asked = Some(self.ask(context, &task));
-        } else if !self.is_connecting {
-            self.is_connecting = true;
+        } else if self.line == Line::Down {
+            self.line = Line::Opening;
             let target = match &task {
                 Task::Start { topic, partition }
                 | Task::Drain { topic, partition, .. }
@@ -369,14 +362,12 @@ impl Actor for Auditor {
     }
 
     fn on_connected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = true;
+        self.line = Line::Up;
         self.pump(context);
     }
 
     fn on_disconnected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = false;
+        self.line = Line::Down;
         self.asked = None;
         context.timer_us(BACKOFF_US);
     }
@@ -390,7 +381,7 @@ impl Actor for Auditor {
             self.tasks.push_front(task);
             if context.nodes > 1 {
                 // Another node may do better.
-                self.is_connected = false;
+                self.line = Line::Down;
                 return context.disconnect();
             }
             context.timer_us(BACKOFF_US);

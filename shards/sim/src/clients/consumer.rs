@@ -5,7 +5,7 @@ use protocol::messages::fetch_request::{FetchPartition, FetchRequestData, FetchT
 use protocol::messages::fetch_response::FetchResponseData;
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
 
-use crate::actor::{Actor, Answer, Context, Target};
+use crate::actor::{Actor, Answer, Context, Line, Target};
 use crate::clients::is_retriable;
 use crate::model::{Floor, Life, TopicRef};
 
@@ -25,8 +25,7 @@ struct Position {
 /// See the module.
 pub struct Consumer {
     number: usize,
-    is_connected: bool,
-    is_connecting: bool,
+    line: Line,
     positions: Vec<Position>,
     /// The partition whose leader it looked for.
     target: Option<(TopicRef, i32)>,
@@ -39,8 +38,7 @@ impl Consumer {
     pub fn new(number: usize) -> Consumer {
         Consumer {
             number,
-            is_connected: false,
-            is_connecting: false,
+            line: Line::Down,
             positions: Vec::new(),
             target: None,
             asked: None,
@@ -53,8 +51,8 @@ impl Consumer {
             self.is_stopped = true;
             return;
         }
-        if !self.is_connected {
-            if !self.is_connecting {
+        if self.line != Line::Up {
+            if self.line == Line::Down {
                 self.connect(context);
             }
         } else if self.asked.is_none() {
@@ -66,7 +64,7 @@ impl Consumer {
     }
 
     fn connect(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = true;
+        self.line = Line::Opening;
         let live = context.model.topics_in(Life::Live);
         self.target = (!live.is_empty()).then(|| {
             let topic = live[context.random.index(live.len())];
@@ -194,7 +192,7 @@ impl Consumer {
             self.positions.clear();
         }
         if is_refused && nodes > 1 && self.positions.is_empty() {
-            self.is_connected = false;
+            self.line = Line::Down;
             return context.disconnect();
         }
         let pause_us = if is_refused { BACKOFF_US } else { context.random.delay_us(20_000) };
@@ -235,14 +233,12 @@ impl Actor for Consumer {
     }
 
     fn on_connected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = true;
+        self.line = Line::Up;
         self.pump(context);
     }
 
     fn on_disconnected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = false;
+        self.line = Line::Down;
         self.asked = None;
         context.timer_us(BACKOFF_US);
     }

@@ -14,7 +14,7 @@ use protocol::messages::offset_fetch_request::{OffsetFetchRequestData, OffsetFet
 use protocol::messages::sync_group_request::{SyncGroupRequestAssignment, SyncGroupRequestData};
 use protocol::messages::{ErrorCode, KafkaString, kafka_string};
 
-use crate::actor::{Actor, Answer, Context, Target};
+use crate::actor::{Actor, Answer, Context, Line, Target};
 use crate::clients::is_retriable;
 use crate::model::{Life, TopicRef};
 
@@ -46,8 +46,7 @@ pub struct Member {
     number: usize,
     group: String,
     leaves: bool,
-    is_connected: bool,
-    is_connecting: bool,
+    line: Line,
     member_id: KafkaString,
     generation: i32,
     /// The generation before it, and the run of the process that told of the new one.
@@ -69,8 +68,7 @@ impl Member {
             number,
             group,
             leaves,
-            is_connected: false,
-            is_connecting: false,
+            line: Line::Down,
             member_id: KafkaString::default(),
             generation: -1,
             superseded: None,
@@ -98,10 +96,10 @@ impl Member {
                 }
             }
         }
-        if self.is_connected {
+        if self.line == Line::Up {
             self.asked = Some(self.ask(context));
-        } else if !self.is_connecting {
-            self.is_connecting = true;
+        } else if self.line == Line::Down {
+            self.line = Line::Opening;
             context.connect(Target::Coordinator(self.group.clone()));
         }
     }
@@ -235,7 +233,7 @@ impl Member {
             code if is_retriable(code) => {
                 if context.nodes > 1 {
                     // The group may have another coordinator.
-                    self.is_connected = false;
+                    self.line = Line::Down;
                     context.disconnect();
                 }
             }
@@ -412,14 +410,12 @@ impl Actor for Member {
     }
 
     fn on_connected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = true;
+        self.line = Line::Up;
         self.pump(context);
     }
 
     fn on_disconnected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = false;
+        self.line = Line::Down;
         self.asked = None;
         self.wait(context, BACKOFF_US);
     }

@@ -6,7 +6,7 @@ use protocol::messages::alter_partition_reassignments_request::{
 };
 use protocol::messages::{ErrorCode, kafka_string};
 
-use crate::actor::{Actor, Answer, Context, Target};
+use crate::actor::{Actor, Answer, Context, Line, Target};
 use crate::clients::is_retriable;
 use crate::model::{Life, TopicRef};
 
@@ -26,8 +26,7 @@ pub struct Mover {
     replication_min: usize,
     moves_left: u64,
     pause_us: u64,
-    is_connected: bool,
-    is_connecting: bool,
+    line: Line,
     /// What is not decided yet.
     wanted: Option<Move>,
     asked: Option<i32>,
@@ -41,8 +40,7 @@ impl Mover {
             replication_min,
             moves_left,
             pause_us,
-            is_connected: false,
-            is_connecting: false,
+            line: Line::Down,
             wanted: None,
             asked: None,
             wait_until_us: 0,
@@ -64,10 +62,10 @@ impl Mover {
             }
             return;
         };
-        if self.is_connected {
+        if self.line == Line::Up {
             self.asked = Some(ask(context, &wanted));
-        } else if !self.is_connecting {
-            self.is_connecting = true;
+        } else if self.line == Line::Down {
+            self.line = Line::Opening;
             context.connect(Target::Any);
         }
     }
@@ -141,14 +139,12 @@ impl Actor for Mover {
     }
 
     fn on_connected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = true;
+        self.line = Line::Up;
         self.pump(context);
     }
 
     fn on_disconnected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = false;
+        self.line = Line::Down;
         self.asked = None;
         self.wait(context, BACKOFF_US);
     }
@@ -162,7 +158,7 @@ impl Actor for Mover {
             false => {
                 // Another node may do better.
                 self.wanted = Some(wanted);
-                self.is_connected = false;
+                self.line = Line::Down;
                 context.disconnect();
                 BACKOFF_US
             }

@@ -10,7 +10,7 @@ use protocol::messages::produce_request::{PartitionProduceData, ProduceRequestDa
 use protocol::messages::produce_response::ProduceResponseData;
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
 
-use crate::actor::{Actor, Answer, Context, Target};
+use crate::actor::{Actor, Answer, Context, Line, Target};
 use crate::clients::is_retriable;
 use crate::model::{Life, Sent, TopicRef, VALUE_HEAD_BYTES, value_of};
 
@@ -56,8 +56,7 @@ struct InFlight {
 /// See the module.
 pub struct Producer {
     options: ProducerOptions,
-    is_connected: bool,
-    is_connecting: bool,
+    line: Line,
     topic: Option<TopicRef>,
     /// The only partition of an idempotent producer.
     partition: i32,
@@ -77,8 +76,7 @@ impl Producer {
     pub fn new(options: ProducerOptions) -> Producer {
         Producer {
             options,
-            is_connected: false,
-            is_connecting: false,
+            line: Line::Down,
             topic: None,
             partition: 0,
             id: None,
@@ -108,8 +106,8 @@ impl Producer {
         if self.is_done(context) || context.now.mono_us < self.backoff_until_us {
             return;
         }
-        if !self.is_connected {
-            if !self.is_connecting {
+        if self.line != Line::Up {
+            if self.line == Line::Down {
                 self.connect(context);
             }
             return;
@@ -136,7 +134,7 @@ impl Producer {
 
     /// Looks for the leader of what is to be sent first.
     fn connect(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = true;
+        self.line = Line::Opening;
         let unsent = self.unacknowledged.front().map_or(self.partition, |first| first.parts[0].partition);
         let target = match self.topic {
             Some(topic) => context.leader(topic, unsent),
@@ -183,8 +181,8 @@ impl Producer {
 
     fn back_off(&mut self, context: &mut Context<'_>) {
         self.backoff_until_us = context.now.mono_us + BACKOFF_US;
-        if self.is_connected {
-            self.is_connected = false;
+        if self.line == Line::Up {
+            self.line = Line::Down;
             context.disconnect();
         }
         self.arm(context, BACKOFF_US);
@@ -332,14 +330,12 @@ impl Actor for Producer {
     }
 
     fn on_connected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = true;
+        self.line = Line::Up;
         self.pump(context);
     }
 
     fn on_disconnected(&mut self, context: &mut Context<'_>) {
-        self.is_connecting = false;
-        self.is_connected = false;
+        self.line = Line::Down;
         self.id_asked = None;
         self.unacknowledged.iter_mut().for_each(|in_flight| in_flight.correlation_id = None);
         self.backoff_until_us = self.backoff_until_us.max(context.now.mono_us + BACKOFF_US);
