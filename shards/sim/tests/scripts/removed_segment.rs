@@ -3,41 +3,21 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use protocol::batch::{BatchBuilder, BatchOptions};
 use protocol::frame::{Request, Response};
 use protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsRequestData, DeleteRecordsTopic,
 };
 use protocol::messages::fetch_request::{FetchPartition, FetchRequestData, FetchTopic};
-use protocol::messages::produce_request::{PartitionProduceData, ProduceRequestData, TopicProduceData};
 use protocol::messages::{ErrorCode, kafka_string};
 use sim::actor::Answer;
 
-use crate::script::{Ask, Question, ask_all, begin_to_ask, create_topic, quiet_world};
+use crate::script::{Ask, Question, ask_all, begin_to_ask, create_topic, produce, quiet_world};
 
 /// Clients that fetch at once: the removal comes between their look at the index and their read.
 const READERS: usize = 30;
 
-/// One record that takes most of a segment.
-fn produce() -> Ask {
-    let mut builder = BatchBuilder::new(BatchOptions::default());
-    builder.append(1_700_000_000_000, None, Some(&vec![7; 700_000]), &[]);
-    let partition = PartitionProduceData { records: Some(builder.build().freeze()), ..Default::default() };
-    let topic = TopicProduceData {
-        name: kafka_string("topic"),
-        partition_data: vec![partition],
-        ..Default::default()
-    };
-    let request =
-        ProduceRequestData { acks: -1, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() };
-    let is_produced = |answer: &Answer| match answer {
-        Answer::Response(Response::Produce(response)) => {
-            response.responses[0].partition_responses[0].error_code == 0
-        }
-        other => panic!("another answer: {other:?}"),
-    };
-    Ask { version: 9, question: Question::Produce(request), look: Box::new(is_produced) }
-}
+/// A record takes most of a segment.
+const RECORD_BYTES: usize = 700_000;
 
 /// Reads the first record, and notes how that went.
 fn fetch(outcomes: &Rc<RefCell<Vec<ErrorCode>>>) -> Ask {
@@ -69,7 +49,10 @@ fn delete_first_two() -> Ask {
 fn readers_of_a_segment_that_goes_are_told_that_its_offsets_are_gone() {
     let mut world = quiet_world(20_000);
     let configs = [("segment.bytes", "1048576"), ("max.message.bytes", "1000000")];
-    ask_all(&mut world, [create_topic(1, &configs)].into_iter().chain((0..3).map(|_| produce())));
+    ask_all(
+        &mut world,
+        [create_topic(1, &configs)].into_iter().chain((0..3).map(|_| produce(0, RECORD_BYTES))),
+    );
     // Batches go to segments after a while, and a restart empties the memory that readers are served from.
     world.run_for_us(60_000_000);
     world.restart();

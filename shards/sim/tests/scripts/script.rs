@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
+use protocol::batch::{BatchBuilder, BatchOptions};
 use protocol::frame::{Request, Response};
 use protocol::messages::create_topics_request::{
     CreatableTopic, CreatableTopicConfig, CreateTopicsRequestData,
 };
 use protocol::messages::kafka_string;
-use protocol::messages::produce_request::ProduceRequestData;
+use protocol::messages::produce_request::{PartitionProduceData, ProduceRequestData, TopicProduceData};
 use sim::actor::{Actor, Answer, Context, Target};
 use sim::plan::{Absence, Delays, Load, Plan};
 use sim::process::NodeOptions;
@@ -55,11 +56,41 @@ pub fn create_topic(partitions: i32, configs: &[(&str, &str)]) -> Ask {
         configs: configs.collect(),
         ..Default::default()
     };
+    create(topic)
+}
+
+/// Makes a topic.
+pub fn create(topic: CreatableTopic) -> Ask {
     let request = CreateTopicsRequestData { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
     Ask::new(5, Request::CreateTopics(request), |response| match response {
         Response::CreateTopics(response) => response.topics[0].error_code == 0,
         other => panic!("another response: {other:?}"),
     })
+}
+
+/// Writes a record with a value of so many bytes to a partition of the topic `topic`.
+pub fn produce(partition: i32, value_bytes: usize) -> Ask {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.append(1_700_000_000_000, None, Some(&vec![7; value_bytes]), &[]);
+    let partition = PartitionProduceData {
+        index: partition,
+        records: Some(builder.build().freeze()),
+        ..Default::default()
+    };
+    let topic = TopicProduceData {
+        name: kafka_string("topic"),
+        partition_data: vec![partition],
+        ..Default::default()
+    };
+    let request =
+        ProduceRequestData { acks: -1, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() };
+    let is_produced = |answer: &Answer| match answer {
+        Answer::Response(Response::Produce(response)) => {
+            response.responses[0].partition_responses[0].error_code == 0
+        }
+        other => panic!("another answer: {other:?}"),
+    };
+    Ask { version: 9, question: Question::Produce(request), look: Box::new(is_produced) }
 }
 
 struct Script {

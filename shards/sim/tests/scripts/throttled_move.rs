@@ -1,23 +1,18 @@
 //! Replicas that move no faster than an administrator lets them, as `kafka-reassign-partitions --throttle` says it.
 
-use protocol::batch::{BatchBuilder, BatchOptions};
 use protocol::frame::{Request, Response};
 use protocol::messages::alter_partition_reassignments_request::{
     AlterPartitionReassignmentsRequestData, ReassignablePartition, ReassignableTopic,
 };
-use protocol::messages::create_topics_request::{
-    CreatableReplicaAssignment, CreatableTopic, CreateTopicsRequestData,
-};
+use protocol::messages::create_topics_request::{CreatableReplicaAssignment, CreatableTopic};
 use protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequestData,
 };
 use protocol::messages::kafka_string;
 use protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsRequestData;
-use protocol::messages::produce_request::{PartitionProduceData, ProduceRequestData, TopicProduceData};
-use sim::actor::Answer;
 use sim::world::World;
 
-use crate::script::{Ask, Question, ask_all, quiet_cluster};
+use crate::script::{Ask, ask_all, create, produce, quiet_cluster};
 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
@@ -80,35 +75,7 @@ fn create_topic(partitions: i32) -> Ask {
         assignments: assignments.collect(),
         ..Default::default()
     };
-    let request = CreateTopicsRequestData { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
-    Ask::new(5, Request::CreateTopics(request), |response| match response {
-        Response::CreateTopics(response) => response.topics[0].error_code == 0,
-        other => panic!("another response: {other:?}"),
-    })
-}
-
-fn produce(partition: i32) -> Ask {
-    let mut builder = BatchBuilder::new(BatchOptions::default());
-    builder.append(1_700_000_000_000, None, Some(&vec![7; RECORD_BYTES]), &[]);
-    let partition = PartitionProduceData {
-        index: partition,
-        records: Some(builder.build().freeze()),
-        ..Default::default()
-    };
-    let topic = TopicProduceData {
-        name: kafka_string("topic"),
-        partition_data: vec![partition],
-        ..Default::default()
-    };
-    let request =
-        ProduceRequestData { acks: -1, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() };
-    let is_produced = |answer: &Answer| match answer {
-        Answer::Response(Response::Produce(response)) => {
-            response.responses[0].partition_responses[0].error_code == 0
-        }
-        other => panic!("another answer: {other:?}"),
-    };
-    Ask { version: 9, question: Question::Produce(request), look: Box::new(is_produced) }
+    create(topic)
 }
 
 /// Sets a configuration, or takes it away.
@@ -173,7 +140,8 @@ fn await_moving(expected: &'static [i32]) -> Ask {
 /// A topic of so many partitions on the first of two nodes, throttled so at one side.
 fn world(side: Side, partitions: i32, replicas: &str, rate: &str) -> World {
     let mut world = quiet_cluster(2, 500);
-    let produced = (0..partitions).flat_map(|partition| (0..RECORDS).map(move |_| produce(partition)));
+    let produced =
+        (0..partitions).flat_map(|partition| (0..RECORDS).map(move |_| produce(partition, RECORD_BYTES)));
     let throttle = [alter(TOPIC, "topic", side.replicas(), Some(replicas)), set_rate(side, Some(rate))];
     ask_all(&mut world, [create_topic(partitions)].into_iter().chain(produced).chain(throttle));
     world
