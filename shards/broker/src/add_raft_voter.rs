@@ -13,6 +13,9 @@ use crate::proposals::{Refusal, propose_one};
 use crate::state::State;
 use crate::step::{RequestInfo, Step};
 
+/// The longest name of a listener or a host, in bytes; DNS has none beyond 253.
+const HOST_BYTES_MAX: usize = 255;
+
 pub(crate) fn handle(state: &State, info: RequestInfo<'_>, request: AddRaftVoterRequestData) -> Step {
     let deadline_us = info.now.after_ms(request.timeout_ms.into());
     propose_one(plan(state, &request), deadline_us, |error_code, error_message| {
@@ -31,6 +34,10 @@ fn plan(state: &State, request: &AddRaftVoterRequestData) -> Result<Command, Ref
     let listener = listener.ok_or_else(|| {
         Refusal::new(ErrorCode::InvalidRequest, "there is no listener by which other nodes reach the node")
     })?;
+    if listener.host.as_str().len() > HOST_BYTES_MAX || listener.name.as_str().len() > HOST_BYTES_MAX {
+        let why = format!("the name of a listener or of its host has more than {HOST_BYTES_MAX} bytes");
+        return Err(Refusal::new(ErrorCode::InvalidRequest, &why));
+    }
     let peer = Endpoint {
         listener: listener.name.to_string(),
         host: listener.host.to_string(),

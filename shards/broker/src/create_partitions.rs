@@ -28,8 +28,12 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: CreatePa
             continue;
         }
         let planned = match mentions[&topic.name] {
-            1 => plan_create_partitions(&state.image, &partitions_request(&topic), seed.wrapping_add(nth))
-                .map_err(Refusal::from),
+            1 => {
+                let is_alive = |node| state.alive.contains(&node);
+                let seed = seed.wrapping_add(nth);
+                plan_create_partitions(&state.image, &partitions_request(&topic), seed, is_alive)
+                    .map_err(Refusal::from)
+            }
             _ => Err(Refusal::new(ErrorCode::InvalidRequest, "the topic is named twice")),
         };
         proposals.push(topic.name, planned);

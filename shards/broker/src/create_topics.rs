@@ -41,7 +41,7 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: CreateTo
     }
     let seed = state.next_seed();
     let image = std::sync::Arc::clone(&state.image);
-    let mut planner = CreateTopicPlanner::new(&image);
+    let mut planner = CreateTopicPlanner::new(&image, |node| state.alive.contains(&node));
     let deadline_us = info.now.after_ms(request.timeout_ms.into());
     let mut ops = Vec::new();
     let mut planned = Vec::with_capacity(request.topics.len());
@@ -160,7 +160,7 @@ pub(crate) fn create_internally<'n>(
     names: impl Iterator<Item = &'n str>,
 ) -> Vec<Result<(Target, Op), ErrorCode>> {
     let seed = state.next_seed();
-    let mut planner = CreateTopicPlanner::new(&state.image);
+    let mut planner = CreateTopicPlanner::new(&state.image, |node| state.alive.contains(&node));
     let deadline_us = info.now.after_ms(INTERNAL_TIMEOUT_MS);
     let planned = (0u64..).zip(names).map(|(nth, name)| {
         let command = planner.plan(&internal_request(state, name), seed.wrapping_add(nth));

@@ -14,7 +14,7 @@ use types::{NodeId, Offset};
 
 use crate::PartitionError;
 use crate::broker::Target;
-use crate::fetch_session::{Admitted, PartitionKey, SessionPartition, Told};
+use crate::fetch_session::{Admitted, Answered, PartitionKey, SessionPartition, Told};
 use crate::op::{FetchItem, FetchOp, FetchedPartition, Op, OpResult};
 use crate::state::State;
 use crate::step::{Gather, RequestInfo, Step, Wake};
@@ -29,6 +29,8 @@ struct Fetch {
     partitions: Vec<SessionPartition>,
     /// The client's rack; empty where it has none.
     rack: KafkaString,
+    /// The errors of partitions that no owner is asked about. As in Kafka they hurry nobody while others are waited for: a
+    /// client would ask as fast as it can until its metadata is up to date.
     refused: Vec<Option<ErrorCode>>,
     /// One for each shard that owns some of the partitions.
     asks: Vec<Ask>,
@@ -169,7 +171,7 @@ fn ask(state: &mut State, mut fetch: Fetch, wait: bool) -> Step {
             items: Arc::clone(&ask.items),
             max_bytes,
             min_bytes: ask.min_bytes.min(max_bytes),
-            wait: wait && fetch.refused.iter().all(Option::is_none),
+            wait,
         };
         (ask.target, Op::Fetch(op))
     });
@@ -206,8 +208,7 @@ fn on_results(
             found[slot] = Some(partition);
         }
     }
-    let has_news = fetch.refused.iter().any(Option::is_some)
-        || found.iter().flatten().any(|p| p.error.is_some() || p.diverging.is_some());
+    let has_news = found.iter().flatten().any(|p| p.error.is_some() || p.diverging.is_some());
     let bytes: usize = bytes_of_asks.iter().sum();
     let is_enough = has_news || bytes >= fetch.min_bytes || info.now.mono_us >= fetch.deadline_us;
     if !wait || !may_wait || is_enough {
@@ -231,7 +232,7 @@ fn respond(
     mut found: Vec<Option<FetchedPartition>>,
 ) -> Step {
     let mut response = FetchResponse { session_id: fetch.session_id, ..empty_response(ErrorCode::None) };
-    let mut told = Vec::new();
+    let mut answered = Vec::new();
     let mut bytes_left = fetch.max_bytes;
     let mut is_first = true;
     for (slot, partition) in fetch.partitions.into_iter().enumerate() {
@@ -266,14 +267,15 @@ fn respond(
             || answer.preferred_read_replica.is_some()
             || partition.told != Some(news);
         if fetch.session_id != 0 {
-            told.push((partition.key.clone(), news));
+            let has_records = !answer.records.is_empty();
+            answered.push(Answered { key: partition.key.clone(), told: news, has_records });
         }
         if is_news || !fetch.incremental {
             push_partition(&mut response.topics, &partition.key, answer);
         }
     }
     if fetch.session_id != 0 {
-        state.sessions.remember(fetch.session_id, &told);
+        state.sessions.remember(fetch.session_id, &answered);
     }
     encode(info, response)
 }
@@ -295,7 +297,8 @@ fn partition_response(
     fetched: FetchedPartition,
     endpoints: &mut Vec<NodeEndpoint>,
 ) -> FetchPartition {
-    let (error_code, leader) = match fetched.error {
+    let named = (key.topic.as_str(), key.topic_id, key.partition);
+    let (error_code, leader) = match fetched.error.map(|error| state.with_leader(named, error)) {
         Some(PartitionError { code, leader, .. }) => (code, leader),
         None => (ErrorCode::None, None),
     };

@@ -14,6 +14,10 @@ const FINAL_EPOCH: i32 = -1;
 /// The epoch of a request that asks for a new session.
 const INITIAL_EPOCH: i32 = 0;
 
+/// How long a session must have been idle before another may take its place (Kafka's
+/// `min.incremental.fetch.session.eviction.ms`).
+const EVICTION_IDLE_MS: u64 = 120_000;
+
 /// A partition as a fetch request names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PartitionKey {
@@ -40,8 +44,16 @@ pub(crate) struct Told {
     pub error: ErrorCode,
 }
 
+/// What a response says of one partition of a session.
+pub(crate) struct Answered {
+    pub key: PartitionKey,
+    pub told: Told,
+    pub has_records: bool,
+}
+
 struct Session {
     epoch: i32,
+    /// In the order in which they are read.
     partitions: Vec<SessionPartition>,
     used_us: u64,
 }
@@ -57,7 +69,7 @@ pub(crate) struct Admitted {
 }
 
 /// The sessions of one shard. A client whose next connection comes to another shard starts a new one, as it
-/// does when its session was evicted.
+/// does when its session was evicted. A client that is given none asks for one with every fetch.
 pub(crate) struct FetchSessions {
     sessions: BTreeMap<i32, Session>,
     seed: u64,
@@ -82,7 +94,7 @@ impl FetchSessions {
                 self.sessions.remove(&session_id);
                 let partitions = flatten(topics);
                 let session_id = match epoch {
-                    INITIAL_EPOCH => self.create(now_us, partitions.clone()),
+                    INITIAL_EPOCH => self.create(now_us, &partitions),
                     _ => 0,
                 };
                 Ok(Admitted { session_id, incremental: false, partitions })
@@ -100,30 +112,26 @@ impl FetchSessions {
         }
     }
 
-    /// Remembers what was told of a session's partitions, by their positions.
-    pub(crate) fn remember(&mut self, session_id: i32, told: &[(PartitionKey, Told)]) {
+    /// Remembers what was told of a session's partitions. Those that gave records go behind the others, as in Kafka: where a
+    /// response cannot hold all that there is, the next one begins with those that had no part in it.
+    pub(crate) fn remember(&mut self, session_id: i32, answered: &[Answered]) {
         let Some(session) = self.sessions.get_mut(&session_id) else { return };
-        let told: HashMap<&PartitionKey, Told> = told.iter().map(|(key, told)| (key, *told)).collect();
-        for partition in &mut session.partitions {
-            if let Some(told) = told.get(&partition.key) {
-                partition.told = Some(*told);
+        let answered: HashMap<&PartitionKey, &Answered> = answered.iter().map(|a| (&a.key, a)).collect();
+        let served = session.partitions.extract_if(.., |partition| match answered.get(&partition.key) {
+            Some(answered) => {
+                partition.told = Some(answered.told);
+                answered.has_records
             }
-        }
+            None => false,
+        });
+        let mut served: Vec<SessionPartition> = served.collect();
+        session.partitions.append(&mut served);
     }
 
-    /// A new session, in place of the one that was idle longest when all slots are taken. 0 where it has too
-    /// many partitions to be remembered.
-    fn create(&mut self, now_us: u64, partitions: Vec<SessionPartition>) -> i32 {
-        if partitions.is_empty() || partitions.len() > FETCH_SESSION_PARTITIONS_MAX {
+    /// A new session, or 0 where it cannot be remembered.
+    fn create(&mut self, now_us: u64, partitions: &[SessionPartition]) -> i32 {
+        if partitions.is_empty() || !self.make_room(now_us, partitions.len()) {
             return 0;
-        }
-        let held =
-            |sessions: &BTreeMap<i32, Session>| sessions.values().map(|s| s.partitions.len()).sum::<usize>();
-        while self.sessions.len() >= FETCH_SESSIONS_PER_SHARD_MAX
-            || held(&self.sessions) + partitions.len() > FETCH_SESSION_PARTITIONS_MAX
-        {
-            let idlest = self.sessions.iter().min_by_key(|(_, session)| session.used_us).map(|(id, _)| *id);
-            self.sessions.remove(&idlest.expect("there are sessions"));
         }
         let id = loop {
             self.seed = mix64(self.seed);
@@ -132,8 +140,30 @@ impl FetchSessions {
                 break id;
             }
         };
-        self.sessions.insert(id, Session { epoch: 1, partitions, used_us: now_us });
+        self.sessions.insert(id, Session { epoch: 1, partitions: partitions.to_vec(), used_us: now_us });
         id
+    }
+
+    /// Whether there is room for a session of so many partitions, perhaps in place of those that were idle longest. What is in
+    /// use stays (KIP-227): its client would come back for the place of the next one, and so on, until nobody had a session.
+    fn make_room(&mut self, now_us: u64, partitions: usize) -> bool {
+        if partitions > FETCH_SESSION_PARTITIONS_MAX {
+            return false;
+        }
+        let mut held: usize = self.sessions.values().map(|session| session.partitions.len()).sum();
+        while self.sessions.len() >= FETCH_SESSIONS_PER_SHARD_MAX
+            || held + partitions > FETCH_SESSION_PARTITIONS_MAX
+        {
+            let idlest = self.sessions.iter().min_by_key(|(_, session)| session.used_us);
+            let (id, session) = idlest.expect("there are sessions");
+            if now_us.saturating_sub(session.used_us) <= EVICTION_IDLE_MS * 1_000 {
+                return false;
+            }
+            held -= session.partitions.len();
+            let id = *id;
+            self.sessions.remove(&id);
+        }
+        true
     }
 }
 

@@ -11,7 +11,6 @@ use protocol::messages::join_group_response::JoinGroupResponseData;
 use protocol::messages::leave_group_response::LeaveGroupResponseData;
 use protocol::messages::list_groups_request::ListGroupsRequestData;
 use protocol::messages::list_groups_response::ListGroupsResponseData;
-use protocol::messages::offset_delete_response::OffsetDeleteResponseData;
 use protocol::messages::sync_group_response::SyncGroupResponseData;
 use protocol::messages::{ErrorCode, KafkaString};
 
@@ -74,12 +73,11 @@ fn whole_response(response: GroupResponse) -> Response {
         GroupResponse::SyncGroup(data) => Response::SyncGroup(data),
         GroupResponse::Heartbeat(data) => Response::Heartbeat(data),
         GroupResponse::LeaveGroup(data) => Response::LeaveGroup(data),
-        GroupResponse::OffsetDelete(data) => Response::OffsetDelete(data),
         other => unreachable!("this request is not passed on whole: {other:?}"),
     }
 }
 
-/// JoinGroup, SyncGroup, Heartbeat, LeaveGroup and OffsetDelete.
+/// JoinGroup, SyncGroup, Heartbeat and LeaveGroup.
 pub(crate) fn handle(state: &State, info: RequestInfo<'_>, request: GroupRequest) -> Step {
     let (group_id, refuse): (KafkaString, fn(ErrorCode) -> Response) = match &request {
         GroupRequest::JoinGroup(data) => (data.group_id.clone(), |error| {
@@ -99,12 +97,6 @@ pub(crate) fn handle(state: &State, info: RequestInfo<'_>, request: GroupRequest
         }),
         GroupRequest::LeaveGroup(data) => (data.group_id.clone(), |error| {
             Response::LeaveGroup(LeaveGroupResponseData { error_code: error.code(), ..Default::default() })
-        }),
-        GroupRequest::OffsetDelete(data) => (data.group_id.clone(), |error| {
-            Response::OffsetDelete(OffsetDeleteResponseData {
-                error_code: error.code(),
-                ..Default::default()
-            })
         }),
         other => unreachable!("{other:?} has a handler of its own"),
     };
@@ -197,14 +189,16 @@ pub(crate) fn list(state: &State, info: RequestInfo<'_>, request: ListGroupsRequ
     Step::gather(ops, |_, _, results| {
         let mut response = ListGroupsResponseData::default();
         for result in results {
-            match group_result(result) {
-                Ok(GroupResponse::ListGroups(mut listed)) => {
-                    response.groups.append(&mut listed.groups);
-                    response.error_code = response.error_code.max(listed.error_code);
-                }
+            let (groups, error) = match group_result(result) {
+                Ok(GroupResponse::ListGroups(listed)) => (listed.groups, ErrorCode::from(listed.error_code)),
                 Ok(other) => unreachable!("ListGroups is answered as such, not by {other:?}"),
-                Err(error) => response.error_code = error.code(),
+                Err(error) => (Vec::new(), error),
+            };
+            // The groups of a partition that another node leads by now are listed by that one.
+            if !matches!(error, ErrorCode::None | ErrorCode::NotCoordinator) {
+                response.error_code = error.code();
             }
+            response.groups.extend(groups);
         }
         Step::Reply(Response::ListGroups(response))
     })

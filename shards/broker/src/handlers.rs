@@ -25,7 +25,7 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: Request)
         Request::SyncGroup(data) => groups::handle(state, info, GroupRequest::SyncGroup(data)),
         Request::Heartbeat(data) => groups::handle(state, info, GroupRequest::Heartbeat(data)),
         Request::LeaveGroup(data) => groups::handle(state, info, GroupRequest::LeaveGroup(data)),
-        Request::OffsetDelete(data) => groups::handle(state, info, GroupRequest::OffsetDelete(data)),
+        Request::OffsetDelete(data) => offsets::delete(state, info, data),
         Request::DescribeGroups(data) => groups::describe(state, info, data),
         Request::ListGroups(data) => groups::list(state, info, data),
         Request::DeleteGroups(data) => groups::delete(state, info, data),

@@ -34,7 +34,9 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: InitProd
                 state.producer_ids = first.0..first.0 + i64::from(count);
                 respond(next_id(state).expect("a block holds ids"))
             }
-            Some(OpResult::Metadata(Err(error))) => refuse(error),
+            // Whatever hindered it, the client is to try again. Kafka says so with this error, as older clients take most others
+            // for the end of their producer (KAFKA-14417).
+            Some(OpResult::Metadata(Err(_))) => refuse(ErrorCode::CoordinatorLoadInProgress),
             other => unreachable!("a producer id block is answered as such, not by {other:?}"),
         }
     })

@@ -1,4 +1,4 @@
-//! OffsetCommit (key 8) and OffsetFetch (key 9), whose versions differ more than most.
+//! OffsetCommit (key 8) and OffsetFetch (key 9), whose versions differ more than most, and OffsetDelete (key 47).
 
 use std::collections::HashMap;
 
@@ -7,6 +7,10 @@ use protocol::frame::Response;
 use protocol::messages::offset_commit_request::{OffsetCommitRequestData, OffsetCommitRequestTopic};
 use protocol::messages::offset_commit_response::{
     OffsetCommitResponseData, OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use protocol::messages::offset_delete_request::OffsetDeleteRequestData;
+use protocol::messages::offset_delete_response::{
+    OffsetDeleteResponseData, OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
 };
 use protocol::messages::offset_fetch_request::{
     OffsetFetchRequestData, OffsetFetchRequestGroup, OffsetFetchRequestTopics,
@@ -112,6 +116,68 @@ fn commit_response(mut topics: Vec<OffsetCommitResponseTopic>, mut refused: Refu
     rest.sort_by(|a, b| (a.name.as_str(), a.topic_id).cmp(&(b.name.as_str(), b.topic_id)));
     topics.append(&mut rest);
     Step::Reply(Response::OffsetCommit(OffsetCommitResponseData { topics, ..Default::default() }))
+}
+
+pub(crate) fn delete(state: &State, info: RequestInfo<'_>, mut request: OffsetDeleteRequestData) -> Step {
+    // Partitions that do not exist are refused here; the coordinator gets the rest. Even where nothing is left it is asked: it
+    // knows whether there is such a group.
+    let mut refused = Vec::new();
+    request.topics.retain_mut(|topic| {
+        let mut unknown = Vec::new();
+        topic.partitions.retain(|partition| {
+            match state.locate(topic.name.as_str(), TopicId::ZERO, partition.partition_index) {
+                Ok(_) => true,
+                Err(error) => {
+                    unknown.push(OffsetDeleteResponsePartition {
+                        partition_index: partition.partition_index,
+                        error_code: error.code(),
+                        ..Default::default()
+                    });
+                    false
+                }
+            }
+        });
+        if !unknown.is_empty() {
+            let (name, partitions) = (topic.name.clone(), unknown);
+            refused.push(OffsetDeleteResponseTopic { name, partitions, ..Default::default() });
+        }
+        !topic.partitions.is_empty()
+    });
+    let group_id = request.group_id.clone();
+    match group_op(state, info, group_id.as_str(), GroupRequest::OffsetDelete(request)) {
+        Err(error) => refuse_delete(error),
+        Ok(op) => Step::gather(vec![op], move |_, _, mut results| {
+            match group_result(results.pop().expect("one operation has one result")) {
+                Ok(GroupResponse::OffsetDelete(response)) => delete_response(response, refused),
+                Ok(other) => unreachable!("OffsetDelete is answered as such, not by {other:?}"),
+                Err(error) => refuse_delete(error),
+            }
+        }),
+    }
+}
+
+fn refuse_delete(error: ErrorCode) -> Step {
+    let response = OffsetDeleteResponseData { error_code: error.code(), ..Default::default() };
+    Step::Reply(Response::OffsetDelete(response))
+}
+
+/// One answer for each topic, as in [`commit_response`]; an error of the whole group stands alone.
+fn delete_response(
+    mut response: OffsetDeleteResponseData,
+    mut topics: Vec<OffsetDeleteResponseTopic>,
+) -> Step {
+    if response.error_code == ErrorCode::None.code() {
+        let positions: HashMap<KafkaString, usize> =
+            topics.iter().enumerate().map(|(at, topic)| (topic.name.clone(), at)).collect();
+        for topic in response.topics {
+            match positions.get(&topic.name) {
+                Some(at) => topics[*at].partitions.extend(topic.partitions),
+                None => topics.push(topic),
+            }
+        }
+        response.topics = topics;
+    }
+    Step::Reply(Response::OffsetDelete(response))
 }
 
 pub(crate) fn fetch(state: &State, info: RequestInfo<'_>, request: OffsetFetchRequestData) -> Step {

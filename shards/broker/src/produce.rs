@@ -122,6 +122,8 @@ fn respond(state: &State, topics: Vec<AskedTopic>) -> ProduceResponseData {
                 OpResult::TimedOut => Err(ErrorCode::RequestTimedOut.into()),
                 other => unreachable!("a Produce is answered as one, not by {other:?}"),
             });
+            let named = (answered.name.as_str(), topic.id, index);
+            let outcome = outcome.map_err(|error| state.with_leader(named, error));
             if let Err(PartitionError { leader: Some((node, _)), .. }) = &outcome {
                 add_endpoint(state, node.0, &mut response.node_endpoints);
             }

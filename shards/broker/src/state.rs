@@ -8,9 +8,9 @@ use metadata::{Broker, MetadataImage, Partition, Topic};
 use protocol::messages::ErrorCode;
 use types::{GroupId, NodeId, PartitionIndex, Term, TopicId};
 
-use crate::BrokerConfig;
 use crate::fetch_session::FetchSessions;
 use crate::response_memory::ResponseMemory;
+use crate::{BrokerConfig, PartitionError};
 
 /// The state of one shard's broker side that outlives a request.
 pub(crate) struct State {
@@ -61,6 +61,18 @@ impl State {
         let known = self.leaders.get(&group)?;
         let may_be_told = |node: &NodeId| self.alive.contains(node) && self.image.broker(*node).is_some();
         known.leader.filter(may_be_told).map(|node| (node, known.term))
+    }
+
+    /// The error of a partition, named by topic name, topic id and number, with who leads it (KIP-951). A replica that does not
+    /// lead knows that best; of a partition that has none here any more, what this node has heard is told.
+    pub(crate) fn with_leader(&self, named: (&str, TopicId, i32), error: PartitionError) -> PartitionError {
+        if error.code != ErrorCode::NotLeaderOrFollower || error.leader.is_some() {
+            return error;
+        }
+        let (name, id, partition) = named;
+        let heard = self.locate(name, id, partition).ok().and_then(|located| self.leader(located.group));
+        // This node has just said that it is not the leader, whatever it heard before.
+        PartitionError { leader: heard.filter(|(node, _)| *node != self.config.node), ..error }
     }
 
     /// The in-sync replicas of a partition.

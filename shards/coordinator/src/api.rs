@@ -55,7 +55,7 @@ pub enum GroupRequest {
     ListGroups(ListGroupsRequestData),
     /// One group of a DeleteGroups (v0-v2).
     DeleteGroup(KafkaString),
-    /// OffsetDelete v0.
+    /// OffsetDelete v0. The caller has checked that the topics exist.
     OffsetDelete(OffsetDeleteRequestData),
 }
 

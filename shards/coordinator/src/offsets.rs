@@ -290,8 +290,8 @@ impl GroupCoordinator {
     }
 
     /// A topic was deleted: deletes the offsets committed for it, whoever is subscribed. Does
-    /// nothing when not active; the next leader compares [`GroupCoordinator::topics_with_offsets`]
-    /// with the topics that exist.
+    /// nothing when not active. A write that fails leaves them: the caller asks
+    /// [`GroupCoordinator::topics_with_offsets`] later and tries again.
     pub fn on_topic_deleted(&mut self, now: Now, topic: &str, actions: &mut Vec<Action>) {
         if !self.is_active() {
             return;

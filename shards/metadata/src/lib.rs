@@ -36,7 +36,7 @@ pub use names::{CONSUMER_OFFSETS_TOPIC, TRANSACTION_STATE_TOPIC, is_internal_top
 pub use partition::Partition;
 pub use plan::{
     CreateTopicPlanner, ManualAssignment, PartitionsRequest, TopicRequest, TopicSelector,
-    plan_create_partitions, plan_create_topic, plan_delete_topic,
+    plan_create_partitions, plan_delete_topic,
 };
 pub use plan_configs::{
     ConfigOperation, ConfigOperationKind, plan_alter_configs, plan_incremental_alter, resolve_config_resource,

@@ -73,11 +73,11 @@ pub struct CreateTopicPlanner<'a> {
 }
 
 impl<'a> CreateTopicPlanner<'a> {
-    /// A planner for one request.
-    pub fn new(image: &'a MetadataImage) -> CreateTopicPlanner<'a> {
+    /// A planner for one request, told which brokers are alive.
+    pub fn new(image: &'a MetadataImage, is_alive: impl Fn(NodeId) -> bool) -> CreateTopicPlanner<'a> {
         CreateTopicPlanner {
             image,
-            placer: Placer::new(image),
+            placer: Placer::new(image, is_alive),
             names: BTreeSet::new(),
             collision_keys: BTreeMap::new(),
             partitions: image.partition_count(),
@@ -181,20 +181,7 @@ impl<'a> CreateTopicPlanner<'a> {
     }
 }
 
-/// Plans the creation of one topic; for several at once use [`CreateTopicPlanner`].
-///
-/// # Errors
-///
-/// Those of [`CreateTopicPlanner::plan`].
-pub fn plan_create_topic(
-    image: &MetadataImage,
-    request: &TopicRequest,
-    seed: u64,
-) -> Result<Command, MetadataError> {
-    CreateTopicPlanner::new(image).plan(request, seed)
-}
-
-/// Plans more partitions for a topic. New partitions have as many replicas as its first one.
+/// Plans more partitions for a topic, told which brokers are alive. New partitions have as many replicas as its first one.
 ///
 /// # Errors
 ///
@@ -204,6 +191,7 @@ pub fn plan_create_partitions(
     image: &MetadataImage,
     request: &PartitionsRequest,
     seed: u64,
+    is_alive: impl Fn(NodeId) -> bool,
 ) -> Result<Command, MetadataError> {
     let topic = find_topic(image, TopicSelector::Name(&request.name))?;
     refuse_internal(topic, "its number of partitions decides where groups are looked for")?;
@@ -214,7 +202,7 @@ pub fn plan_create_partitions(
         return Err(MetadataError::InvalidPartitions(reason));
     }
     check_room(image.partition_count(), added)?;
-    let placer = Placer::new(image);
+    let placer = Placer::new(image, is_alive);
     let replication_factor = topic.partitions[0].wanted_brokers().len();
     let partitions = match &request.assignments {
         Some(assignments) if assignments.len() != added => {
@@ -325,6 +313,15 @@ mod tests {
     use types::limits::TOPIC_NAME_CHARS_MAX;
 
     use super::*;
+
+    fn plan_create_topic(
+        image: &MetadataImage,
+        request: &TopicRequest,
+        seed: u64,
+    ) -> Result<Command, MetadataError> {
+        CreateTopicPlanner::new(image, |_| true).plan(request, seed)
+    }
+
     use crate::command::{Applied, ConfigResource};
     use crate::state::MetadataState;
     use crate::testing::{apply, state_with_racks};
@@ -618,7 +615,7 @@ mod tests {
     #[test]
     fn the_topics_of_one_request_are_planned_together() {
         let image = state().image();
-        let mut planner = CreateTopicPlanner::new(&image);
+        let mut planner = CreateTopicPlanner::new(&image, |_| true);
         let mut plan = |request: TopicRequest, expected: Expect| {
             expected.assert_eq(&show(planner.plan(&request, 1)));
         };
@@ -652,7 +649,7 @@ mod tests {
     #[test]
     fn topics_of_one_request_do_not_all_go_to_the_same_broker() {
         let image = state_with_racks(&[4]).image();
-        let mut planner = CreateTopicPlanner::new(&image);
+        let mut planner = CreateTopicPlanner::new(&image, |_| true);
         let mut leaders = BTreeSet::new();
         let mut ids = BTreeSet::new();
         for topic in 0..4 {
@@ -687,7 +684,7 @@ mod tests {
         let check = |name: &str, count: i32, assignments: Option<&[&[i32]]>, expected: Expect| {
             let assignments = assignments.map(|lists| lists.iter().map(|list| nodes(list)).collect());
             let request = PartitionsRequest { name: name.to_owned(), count, assignments };
-            expected.assert_eq(&show(plan_create_partitions(&image, &request, 1)));
+            expected.assert_eq(&show(plan_create_partitions(&image, &request, 1, |_| true)));
         };
         check("orders", 6, None, expect!["3,1 2,3 1,2"]);
         check("orders", 4, Some(&[&[3, 1]]), expect!["3,1"]);

@@ -263,6 +263,14 @@ impl Partition {
         Ok(AppendPlan::Append { base: self.next_offset, log_append_time_ms })
     }
 
+    /// A batch was refused for the time being, so that its producer sends it again.
+    pub fn on_refused(&mut self, header: &BatchHeader) {
+        if header.producer_id >= 0 {
+            let id = ProducerId(header.producer_id);
+            self.producers.on_refused(id, header.producer_epoch, header.base_sequence);
+        }
+    }
+
     /// A batch was proposed, with `header` as it stands in the entry.
     pub fn on_proposed(&mut self, header: &BatchHeader, now_ms: i64) {
         assert!(header.base_offset == self.next_offset, "offsets are given out in order");
@@ -478,9 +486,12 @@ impl Partition {
         };
         // Of a void flush nothing is known but that its file may be there.
         let void = self.flushing.as_ref().filter(|_| self.is_flush_void).map(|plan| plan.segment);
+        // A log that starts within a batch that was pulled begins as empty as it was before that batch.
+        let begins_pulled = self.remembered_end < self.log_start;
+        let flushed_end = if begins_pulled { self.flushed_end.max(self.log_start) } else { self.flushed_end };
         let state = checkpoint::encode(&checkpoint::State {
             log_start: self.log_start,
-            flushed_end: self.flushed_end,
+            flushed_end,
             end: self.remembered_end,
             epochs: &self.epochs,
             producers: self.producers.committed(),

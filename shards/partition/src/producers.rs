@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use types::limits::{PRODUCER_BATCHES_MAX, PRODUCERS_PER_PARTITION_MAX};
+use types::limits::{PRODUCER_BATCHES_MAX, PRODUCERS_PER_PARTITION_MAX, REFUSED_PRODUCERS_MAX};
 use types::mutants::{Mutant, is_planted};
 use types::{Offset, ProducerId};
 
@@ -113,12 +113,22 @@ pub struct Producers {
     committed: HashMap<ProducerId, ProducerState>,
     /// Producers with proposed batches, and how many of them are not applied yet.
     proposed: HashMap<ProducerId, (ProducerState, usize)>,
+    /// Producers without any state whose first batch was refused for the time being, the latest at the end.
+    refused: VecDeque<Refused>,
+}
+
+/// The first batch of a producer, which will come again.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    id: ProducerId,
+    epoch: i16,
+    first_sequence: i32,
 }
 
 impl Producers {
     /// Restores committed producers.
     pub fn restore(committed: HashMap<ProducerId, ProducerState>) -> Producers {
-        Producers { committed, proposed: HashMap::new() }
+        Producers { committed, ..Producers::default() }
     }
 
     /// The producers of committed batches.
@@ -126,7 +136,8 @@ impl Producers {
         &self.committed
     }
 
-    /// What a batch with these sequences would be. An unknown producer may start anywhere: its state may have expired.
+    /// What a batch with these sequences would be. An unknown producer may start anywhere, since its state may have expired, but
+    /// where its first batch was refused.
     pub fn check(
         &self,
         id: ProducerId,
@@ -137,8 +148,28 @@ impl Producers {
         let state = self.proposed.get(&id).map(|(state, _)| state).or_else(|| self.committed.get(&id));
         match state {
             Some(state) => state.check(epoch, first, last),
-            None => Ok(SequenceCheck::Next),
+            None => match self.refused.iter().find(|refused| refused.id == id && refused.epoch == epoch) {
+                Some(&Refused { first_sequence: expected, .. }) if first != expected => {
+                    Err(SequenceError::OutOfOrder { got: first, expected })
+                }
+                Some(_) | None => Ok(SequenceCheck::Next),
+            },
         }
+    }
+
+    /// A batch was refused for the time being. Those that the producer has sent behind it must not be taken before it, which a
+    /// producer without state cannot be told by its sequence.
+    pub fn on_refused(&mut self, id: ProducerId, epoch: i16, first_sequence: i32) {
+        let is_known = self.proposed.contains_key(&id) || self.committed.contains_key(&id);
+        let is_awaited = |refused: &Refused| refused.id == id && refused.epoch >= epoch;
+        if is_known || self.refused.iter().any(is_awaited) {
+            return;
+        }
+        self.refused.retain(|refused| refused.id != id);
+        if self.refused.len() == REFUSED_PRODUCERS_MAX {
+            self.refused.pop_front();
+        }
+        self.refused.push_back(Refused { id, epoch, first_sequence });
     }
 
     /// A batch was proposed.
@@ -158,6 +189,7 @@ impl Producers {
         if !self.committed.contains_key(&id) && self.committed.len() == PRODUCERS_PER_PARTITION_MAX {
             self.forget_longest_idle();
         }
+        self.refused.retain(|refused| refused.id != id);
         let state = self.committed.entry(id).or_default();
         state.take(epoch, batch, now_ms);
         if let Some((_, unapplied)) = self.proposed.get_mut(&id) {
@@ -236,6 +268,31 @@ mod tests {
         producers.on_proposed(P, 0, batch(1, 1, 1), 2);
         producers.forget_proposed();
         assert_eq!(check(&producers, 0, 1, 1), Ok(SequenceCheck::Next));
+    }
+
+    #[test]
+    fn what_was_sent_behind_a_refused_first_batch_is_not_taken_before_it() {
+        let mut producers = Producers::default();
+        producers.on_refused(P, 0, 0);
+        // So is the next one, which changes nothing.
+        assert_eq!(check(&producers, 0, 3, 2), Err(SequenceError::OutOfOrder { got: 3, expected: 0 }));
+        producers.on_refused(P, 0, 3);
+        assert_eq!(check(&producers, 0, 0, 3), Ok(SequenceCheck::Next));
+        assert_eq!(check(&producers, 1, 7, 1), Ok(SequenceCheck::Next), "the producer has begun anew");
+        producers.on_committed(P, 0, batch(0, 3, 0), 1);
+        assert_eq!(check(&producers, 0, 3, 2), Ok(SequenceCheck::Next));
+        producers.expire(2);
+        assert_eq!(check(&producers, 0, 9, 1), Ok(SequenceCheck::Next), "nothing is awaited any more");
+    }
+
+    #[test]
+    fn refused_producers_are_bounded() {
+        let mut producers = Producers::default();
+        for id in 0..=REFUSED_PRODUCERS_MAX as i64 {
+            producers.on_refused(ProducerId(id), 0, 5);
+        }
+        assert_eq!(producers.check(ProducerId(0), 0, 6, 6), Ok(SequenceCheck::Next));
+        producers.check(ProducerId(1), 0, 6, 6).expect_err("it is one of the latest");
     }
 
     #[test]

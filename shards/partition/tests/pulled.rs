@@ -55,6 +55,9 @@ fn a_log_that_starts_within_a_batch_is_pulled_whole() {
     assert_eq!((follower.log_start(), follower.high_watermark()), (Offset(4), Offset(15)));
     assert_eq!(follower.locate(Offset(4)), Ok(Position::Memory));
     follower.locate(Offset(3)).expect_err("it is before the log's start");
+    // After a crash before the flush it is pulled again.
+    let anew = restored(&follower);
+    assert_eq!((anew.log_start(), anew.high_watermark()), (Offset(4), Offset(4)));
     flush(&mut follower);
     follower.install(LogIndex(3), &leader.snapshot()).expect("it is a snapshot");
     assert_eq!(follower.segment_files(), [Offset(0)]);

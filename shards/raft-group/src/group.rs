@@ -9,7 +9,7 @@ use raft::{
     Config, Error, GetEntriesContext, INVALID_ID, ProgressState, RawNode, SnapshotStatus, StateRole, Storage,
 };
 use types::hash::mix64;
-use types::limits::APPEND_BYTES_MAX;
+use types::limits::{APPEND_BYTES_MAX, WAL_REWRITE_BYTES_MAX};
 use types::mutants::{Mutant, is_planted};
 use types::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 
@@ -39,8 +39,9 @@ const HEARTBEAT_TICKS: usize = 2;
 /// Append messages to one follower that are not yet acknowledged.
 const APPENDS_IN_FLIGHT_MAX: usize = 32;
 
-/// Proposed and not yet committed bytes of one group; beyond it proposals are refused.
-const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Proposed and not yet committed bytes of one group; beyond it proposals are refused. They can be written again in one flush,
+/// when the WAL file that holds them is wanted back.
+const UNCOMMITTED_BYTES_MAX: u64 = WAL_REWRITE_BYTES_MAX * 4 / 5;
 
 /// Why a proposal was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -251,6 +252,27 @@ impl Group {
         }
         self.reset_election_timeout();
         self.node.tick();
+        self.ask_for_leader();
+    }
+
+    /// A replica that cannot be elected and knows of no leader asks the voters, once in each election time-out, as if it wanted
+    /// their votes, which it would not count: a leader answers, and who followed this one until it was left out does not any longer.
+    fn ask_for_leader(&mut self) {
+        let raft = &mut self.node.raft;
+        let is_asking = raft.leader_id == INVALID_ID && !raft.promotable();
+        if !is_asking || !raft.election_elapsed.is_multiple_of(ELECTION_TICKS) {
+            return;
+        }
+        let (from, term) = (raft.id, raft.term + 1);
+        // A voter may only refuse who lacks entries, and cannot while it is in no term yet.
+        let (index, log_term) = (raft.raft_log.last_index(), raft.raft_log.last_term());
+        let question = |voter: &ReplicaId| {
+            let mut message =
+                Message { from, to: voter.raft_id(), term, index, log_term, ..Message::default() };
+            message.set_msg_type(MessageType::MsgRequestPreVote);
+            message
+        };
+        raft.msgs.extend(self.voters.iter().map(question));
     }
 
     /// A snapshot is taken over and not durable yet. raft-rs cannot campaign meanwhile: it would look for entries between

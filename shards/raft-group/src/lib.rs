@@ -12,6 +12,8 @@ mod message;
 pub use frame::{FrameError, FrameReader, FrameWriter};
 pub use group::{Follower, Group, InstalledSnapshot, ProposeError, Role, Work};
 pub use log_view::LogView;
-pub use membership::{Membership, NoMembership, changes_membership, read_checkpoint};
+pub use membership::{
+    Membership, NoMembership, changes_membership, is_being_removed, read_checkpoint, removal_record,
+};
 pub use message::{read_message, write_message};
 pub use raft::eraftpb::{Entry, EntryType, Message, MessageType};

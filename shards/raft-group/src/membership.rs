@@ -7,11 +7,12 @@
 //! are caught up.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use log::wal::{Record, RecoveredGroup};
 use protobuf::Message as _;
 use raft::eraftpb::{
     ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType,
 };
-use types::ReplicaId;
+use types::{GroupId, LogIndex, ReplicaId, Term};
 
 use crate::frame::{FrameError, FrameReader, FrameWriter};
 
@@ -120,6 +121,17 @@ pub(crate) fn join_checkpoint(own: ReplicaId, membership: &Membership, machine: 
     frame.finish().iter().for_each(|part| state.put_slice(part));
     state.put_slice(machine);
     state.freeze()
+}
+
+/// Says in the WAL that a replica is being removed: a checkpoint, at the index and term of its last one, of a replica that has no
+/// state. Its files may be gone in part, so the next start goes on with the removal.
+pub fn removal_record(group: GroupId, index: LogIndex, term: Term) -> Record {
+    Record::Checkpoint { group, index, term, state: Bytes::new() }
+}
+
+/// Whether the WAL ends with a [`removal_record`] of the group.
+pub fn is_being_removed(recovered: &RecoveredGroup) -> bool {
+    recovered.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.state.is_empty())
 }
 
 /// The machine's part of the state of a checkpoint, with the replica that wrote it and the members as of then.

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use shard::PeerAddress;
+use socket2::SockRef;
 use types::{DirectoryId, NodeId, ShardId};
 
 use crate::peer_identity::{Identity, OtherDirectory};
@@ -36,6 +37,10 @@ const CALLER_SHARDS_MAX: u16 = 1024;
 
 /// How long the caller may take for its words, and the callee for its answer.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How long a peer's machine may leave what was sent without an acknowledgement before the connection is given up and made anew.
+/// TCP itself would go on with the old one for minutes, in ever longer steps, when the network or the machine is back.
+const UNANSWERED_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// How long one address may take to accept the connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
@@ -131,6 +136,7 @@ pub(crate) fn dial(address: &PeerAddress, hello: &Hello) -> Result<Dialled, Dial
     let found = (address.host.as_str(), address.port).to_socket_addrs().map_err(DialError::Unreachable)?;
     let stream = connect(found.take(ADDRESSES_MAX))?;
     stream.set_nodelay(true).map_err(DialError::Unreachable)?;
+    SockRef::from(&stream).set_tcp_user_timeout(Some(UNANSWERED_TIME_MAX)).map_err(DialError::Unreachable)?;
     let mut timed = Timed::new(&stream);
     timed.write_all(&hello.encode()).map_err(DialError::Broken)?;
     let directory_id = read_answer(&mut timed)?;

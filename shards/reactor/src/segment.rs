@@ -64,7 +64,7 @@ impl Segments {
         append: Append,
     ) -> Result<(), IoFailure> {
         let Append { position, mut data, offsets, times } = append;
-        let is_new = position == 0;
+        let (is_new, is_complete) = (position == 0, data.is_empty());
         let paths = SegmentPaths::new(&self.group_folder(group), segment);
         let file = self.opened(group, segment, is_new).await?;
         let end = position + data.iter().map(|part| part.len() as u64).sum::<u64>();
@@ -94,6 +94,11 @@ impl Segments {
             log.sync_data()?;
             append_index(&paths.offsets, offsets.0, &offsets.1)?;
             append_index(&paths.times, times.0, &times.1)?;
+            if is_complete {
+                // Nothing will be added that repairs them after a crash.
+                File::open(&paths.offsets)?.sync_data()?;
+                File::open(&paths.times)?.sync_data()?;
+            }
             match paths.log.parent() {
                 Some(folder) if is_new => sync_folder(folder),
                 _ => Ok(()),

@@ -111,7 +111,7 @@ impl Shard {
             return self.end_pull(now, group);
         }
         let may_begin = self.pulling.contains_key(&group) || has_place(&self.pulling, is_throttled);
-        if catch_up.asked == Some(next) || !may_begin {
+        if catch_up.asked == Some(next) || !may_begin || !self.peers.is_connected(catch_up.leader) {
             return;
         }
         if host.partition.unflushed_bytes() >= SEGMENT_WRITE_BYTES_MAX {
@@ -162,14 +162,29 @@ impl Shard {
     /// There is a new connection to a node: what was asked of it may have been lost with the one before. Should it come twice, the
     /// second answer is passed over.
     pub(crate) fn pull_again(&mut self, now: Now, leader: NodeId) {
-        let pulling: Vec<GroupId> = self.pulling.keys().copied().collect();
-        for group in pulling {
-            let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { continue };
-            if let Some(catch_up) = host.catch_up.as_mut().filter(|catch_up| catch_up.leader == leader) {
-                catch_up.asked = None;
-                self.catch_up(now, group);
-            }
+        for group in self.forget_asked(leader) {
+            self.catch_up(now, group);
         }
+    }
+
+    /// A node is not to be reached: what pulls from it leaves its place to others.
+    pub(crate) fn suspend_pulls(&mut self, now: Now, leader: NodeId) {
+        for group in self.forget_asked(leader) {
+            self.pulling.remove(&group);
+        }
+        self.begin_pulls(now);
+    }
+
+    /// Nothing that was asked of a node will be answered. Returns the replicas that pull from it.
+    fn forget_asked(&mut self, leader: NodeId) -> Vec<GroupId> {
+        let pulls = |(group, hosted): (&GroupId, &mut Hosted)| {
+            let catch_up = hosted.partition()?.1.catch_up.as_mut()?;
+            (catch_up.leader == leader).then(|| {
+                catch_up.asked = None;
+                *group
+            })
+        };
+        self.hosted.iter_mut().filter_map(pulls).collect()
     }
 
     /// A follower asks for committed batches.
@@ -243,6 +258,9 @@ impl Shard {
             self.raft_metrics.pulled_bytes.increment(data.len() as u64);
             if let Err(why) = host.partition.append_pulled(data) {
                 host.catch_up = None;
+                // A question that cannot be answered: the leader offers another snapshot.
+                let beyond = PeerMessage::Pull { group, offset: Offset(i64::MAX), bytes: 0 };
+                self.peers.send(peer, &beyond, &mut self.effects);
                 self.effects.push(Effect::Warn(format!("node {peer} sent batches of group {group}: {why}")));
                 return self.end_pull(now, group);
             }

@@ -1,6 +1,6 @@
 //! A group coordinator on the partition of `__consumer_offsets` that it writes to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::{Bytes, BytesMut};
 use coordinator::{CoordinatorRecord, GroupConfig, GroupCoordinator, RequestToken};
@@ -18,6 +18,8 @@ pub(crate) struct CoordinatorHost {
     /// Bytes of batches since the log last began with a snapshot, and how many of them call for the next one.
     pub logged_bytes: usize,
     pub snapshot_at_bytes: usize,
+    /// Topics that were deleted, and whose offsets may still be there: they are removed once this serves and has room to write.
+    pub deleted_topics: BTreeSet<String>,
     askers: HashMap<u64, Asker>,
     next_token: u64,
 }
@@ -29,6 +31,7 @@ impl CoordinatorHost {
             loading: Some((log_start, end)),
             logged_bytes: 0,
             snapshot_at_bytes: COORDINATOR_SNAPSHOT_BYTES,
+            deleted_topics: BTreeSet::new(),
             askers: HashMap::new(),
             next_token: 0,
         }

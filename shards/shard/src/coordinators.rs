@@ -2,12 +2,14 @@
 
 use broker::{GroupOp, OpResult};
 use bytes::Bytes;
-use coordinator::{Action, CoordinatorRecord};
+use coordinator::{Action, CoordinatorRecord, GroupRequest, GroupResponse};
 use partition::Position;
 use protocol::messages::ErrorCode;
 use raft_group::Role;
 use types::hash::mix64;
-use types::limits::{BATCH_BYTES_MAX, COORDINATOR_SNAPSHOT_BYTES, WAL_FLUSH_BYTES_MAX};
+use types::limits::{
+    BATCH_BYTES_MAX, COORDINATOR_SNAPSHOT_BYTES, WAL_FLUSH_BYTES_MAX, WAL_REWRITE_BYTES_MAX,
+};
 use types::mutants::{Mutant, is_planted};
 use types::{GroupId, Now};
 
@@ -30,7 +32,14 @@ impl Shard {
             return self.answers.push(refused(ErrorCode::NotCoordinator));
         };
         if coordinator.loading.is_some() {
-            return self.answers.push(refused(ErrorCode::CoordinatorLoadInProgress));
+            let answer = match op.request {
+                // Nobody is expelled meanwhile, and there are clients for which any other answer is the end. So does Kafka.
+                GroupRequest::Heartbeat(_) => {
+                    OpResult::Group(Ok(GroupResponse::Heartbeat(Default::default())))
+                }
+                _ => OpResult::Group(Err(ErrorCode::CoordinatorLoadInProgress)),
+            };
+            return self.answers.push((asker, answer));
         }
         let token = coordinator.park(asker);
         let mut actions = Vec::new();
@@ -51,13 +60,39 @@ impl Shard {
     /// The topic is gone: no group keeps offsets of it.
     pub(crate) fn forget_topic_offsets(&mut self, now: Now, topic: &str) {
         for group in self.coordinators.clone() {
-            let Some(coordinator) = self.coordinator(group) else { continue };
-            if coordinator.loading.is_none() {
-                let mut actions = Vec::new();
-                coordinator.coordinator.on_topic_deleted(now, topic, &mut actions);
-                self.carry_out(now, group, actions);
+            if let Some(coordinator) = self.coordinator(group) {
+                coordinator.deleted_topics.insert(topic.to_owned());
+                self.remove_deleted_offsets(now, group);
             }
         }
+    }
+
+    /// Looks again whether offsets of deleted topics are left, for which there was no room in the WAL.
+    pub(crate) fn review_deleted_topics(&mut self, now: Now) {
+        for group in self.coordinators.clone() {
+            let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { continue };
+            let Some(coordinator) = &mut host.coordinator else { continue };
+            if coordinator.loading.is_none() && !coordinator.deleted_topics.is_empty() {
+                let left = coordinator.coordinator.topics_with_offsets();
+                // Those of a new topic of the same name cannot be told from them.
+                let is_due =
+                    |topic: &String| left.contains(topic.as_str()) && self.image.topic(topic).is_none();
+                coordinator.deleted_topics.retain(is_due);
+                self.remove_deleted_offsets(now, group);
+            }
+        }
+    }
+
+    fn remove_deleted_offsets(&mut self, now: Now, group: GroupId) {
+        let Some(coordinator) = self.coordinator(group) else { return };
+        if coordinator.loading.is_some() {
+            return;
+        }
+        let mut actions = Vec::new();
+        for topic in &coordinator.deleted_topics {
+            coordinator.coordinator.on_topic_deleted(now, topic, &mut actions);
+        }
+        self.carry_out(now, group, actions);
     }
 
     fn coordinator(&mut self, group: GroupId) -> Option<&mut CoordinatorHost> {
@@ -81,7 +116,10 @@ impl Shard {
                     let undriven_before = host.undriven_bytes;
                     let proposed = if batch.len() > BATCH_BYTES_MAX {
                         Err(ErrorCode::MessageTooLarge)
-                    } else if !self.wal.has_room(batch.len()) {
+                    } else if !self.wal.has_room(batch.len())
+                        // What is gathered in a turn goes to one WAL file.
+                        || host.undriven_bytes + batch.len() > WAL_REWRITE_BYTES_MAX as usize
+                    {
                         Err(ErrorCode::CoordinatorNotAvailable)
                     } else {
                         host.append_records(now, raft, Some(write), batch)
@@ -231,7 +269,8 @@ impl Shard {
             if next >= end {
                 coordinator.loading = None;
                 let seed = mix64(self.config.seed ^ mix64(group.0) ^ host.role.term.0);
-                return coordinator.coordinator.on_elected(now, seed);
+                coordinator.coordinator.on_elected(now, seed);
+                return self.remove_deleted_offsets(now, group);
             }
             let data = match host.partition.locate(next) {
                 Ok(Position::Memory) => host.partition.read_memory(next, usize::MAX),

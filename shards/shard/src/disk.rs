@@ -18,6 +18,7 @@ use types::{GroupId, Now, Offset};
 use crate::event::{DiskAnswer, DiskError, DiskRequest, DiskToken, Effect, FatalReason};
 use crate::partition_host::Folder;
 use crate::reads::{FetchJob, Progress, Read, Want};
+use crate::requests::not_hosted;
 use crate::shard::{Hosted, Shard};
 use crate::wal::Unit;
 
@@ -84,6 +85,8 @@ pub(crate) struct DiskWork {
     retry_at_us: Option<u64>,
     retry: BTreeSet<GroupId>,
     retry_folders: BTreeSet<GroupId>,
+    /// Replicas whose files could not be removed for lack of space.
+    retry_removals: BTreeSet<GroupId>,
     retention_interval_ms: i64,
     retention_at_us: u64,
 }
@@ -105,6 +108,7 @@ impl DiskWork {
             retry_at_us: None,
             retry: BTreeSet::new(),
             retry_folders: BTreeSet::new(),
+            retry_removals: BTreeSet::new(),
             retention_interval_ms,
             retention_at_us: now.after_ms(retention_interval_ms),
         }
@@ -186,8 +190,13 @@ impl Shard {
                 | Purpose::RemoveSegments(..),
                 Err(DiskError::Failed(why)),
             ) => self.fatal(FatalReason::SegmentWrite(why)),
-            // Removing takes no space.
-            (Purpose::RemoveFolder(_) | Purpose::RemoveSegments(..), Err(DiskError::NoSpace)) => {}
+            // There are file systems on which removing takes space.
+            (Purpose::RemoveFolder(group), Err(DiskError::NoSpace)) => {
+                self.disk.retry_removals.insert(group);
+                self.disk.retry_at_us.get_or_insert(now.after_ms(NO_SPACE_RETRY_MS));
+            }
+            // The next start removes files that no checkpoint knows of.
+            (Purpose::RemoveSegments(..), Err(DiskError::NoSpace)) => {}
             (Purpose::RestoreIndex(group), Ok(answer)) => self.on_index_piece(now, group, answer),
             (Purpose::RestoreIndex(group), Err(error)) => self.on_index_unreadable(group, &error),
             (Purpose::Read(read, bytes), result) => {
@@ -196,7 +205,7 @@ impl Shard {
                     Ok(answer) => self.on_read(now, read, answer),
                     Err(_) => self.on_read_failed(read),
                 }
-                self.start_waiting_reads();
+                self.start_waiting_reads(now);
             }
         }
         self.watch_removal(now, group);
@@ -208,6 +217,9 @@ impl Shard {
             self.disk.retry_at_us = None;
             for group in std::mem::take(&mut self.disk.retry_folders) {
                 self.create_folder(group);
+            }
+            for group in std::mem::take(&mut self.disk.retry_removals) {
+                self.submit_removal(group);
             }
             for group in std::mem::take(&mut self.disk.retry) {
                 let plan = match self.hosted.get_mut(&group).and_then(Hosted::partition) {
@@ -223,6 +235,7 @@ impl Shard {
         if self.disk.retention_at_us <= now.mono_us {
             self.disk.retention_at_us = now.after_ms(self.disk.retention_interval_ms);
             self.enforce_retention(now);
+            self.review_deleted_topics(now);
         }
     }
 
@@ -522,7 +535,7 @@ impl Shard {
     pub(crate) fn begin_read(&mut self, read: Read) {
         let group = read.group;
         let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else {
-            return self.fail_read(read, ErrorCode::UnknownTopicOrPartition);
+            return self.fail_read_unhosted(read);
         };
         if host.partition.needs_index_restore(read.segment.segment) {
             host.waiting_reads.push(read);
@@ -537,10 +550,12 @@ impl Shard {
         self.submit(Purpose::Read(read, bytes), request);
     }
 
-    fn start_waiting_reads(&mut self) {
+    fn start_waiting_reads(&mut self, now: Now) {
         while self.disk.waiting_reads.front().is_some_and(|read| self.disk.may_read(read.bytes())) {
             let read = self.disk.waiting_reads.pop_front().expect("it was just seen");
+            let group = read.group;
             self.begin_read(read);
+            self.watch_removal(now, group);
         }
     }
 
@@ -555,7 +570,7 @@ impl Shard {
     /// Looks again where the data of a read is, which may have moved since.
     fn relocate(&mut self, read: Read) {
         let Some((_, host)) = self.hosted.get_mut(&read.group).and_then(Hosted::partition) else {
-            return self.fail_read(read, ErrorCode::UnknownTopicOrPartition);
+            return self.fail_read_unhosted(read);
         };
         if let Want::Timestamp { asker, timestamp_ms } = read.want {
             return self.search_timestamp(asker, read.group, timestamp_ms, read.offset);
@@ -621,6 +636,11 @@ impl Shard {
     }
 
     /// A read came to nothing: whoever waits for it hears why.
+    fn fail_read_unhosted(&mut self, read: Read) {
+        let error = not_hosted(&self.image, read.group);
+        self.fail_read(read, error);
+    }
+
     pub(crate) fn fail_read(&mut self, read: Read, error: ErrorCode) {
         match read.want {
             Want::Fetch { job, slot, .. } => {

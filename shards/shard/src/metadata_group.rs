@@ -32,6 +32,12 @@ impl Shard {
     }
 
     fn submit_change(&mut self, command: Bytes, waiter: Option<Waiter>) {
+        // No frame between nodes takes more either.
+        if command.len() > BATCH_BYTES_MAX {
+            let answer =
+                |waiter: Waiter| (waiter.0, broker::OpResult::Metadata(Err(ErrorCode::MessageTooLarge)));
+            return self.answers.extend(waiter.map(answer));
+        }
         // What this node proposes for itself is small and must not be lost to a full WAL.
         let has_room = waiter.is_none() || self.wal.has_room(command.len());
         let node = self.node;
@@ -56,7 +62,7 @@ impl Shard {
             }
             Some(leader) if self.peers.is_connected(leader) => {
                 let Some((_, host)) = self.metadata() else { return };
-                let request = host.on_forwarded(leader, waiter);
+                let request = host.on_forwarded(leader, Some(command.clone()), waiter);
                 let message = PeerMessage::Propose { request, command };
                 self.peers.send(leader, &message, &mut self.effects);
             }
@@ -99,9 +105,14 @@ impl Shard {
     }
 
     /// The leader answers what was passed on to it.
-    pub(crate) fn on_proposed(&mut self, request: u64, outcome: Result<(LogIndex, Term), ErrorCode>) {
+    pub(crate) fn on_proposed(
+        &mut self,
+        now: Now,
+        request: u64,
+        outcome: Result<(LogIndex, Term), ErrorCode>,
+    ) {
         if let Some((_, host)) = self.metadata() {
-            host.on_forwarded_answered(request, outcome);
+            host.on_forwarded_answered(now, request, outcome);
         }
     }
 
@@ -132,8 +143,10 @@ impl Shard {
     }
 
     pub(crate) fn on_metadata_deadline(&mut self, now: Now) {
-        if let Some((_, host)) = self.metadata() {
-            host.on_deadline(now);
+        let Some((_, host)) = self.metadata() else { return };
+        host.on_deadline(now);
+        if host.take_retry(now) {
+            self.submit_waiting_changes();
         }
     }
 
@@ -241,9 +254,6 @@ fn propose(raft: &mut Group, command: &Bytes, has_room: bool) -> Result<(LogInde
     let role = raft.role();
     if !role.serving {
         return Err(ErrorCode::NotController);
-    }
-    if command.len() > BATCH_BYTES_MAX {
-        return Err(ErrorCode::MessageTooLarge);
     }
     if !has_room {
         return Err(ErrorCode::KafkaStorageError);

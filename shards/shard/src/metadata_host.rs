@@ -20,6 +20,9 @@ const CHANGES_WAITING_MAX: usize = 1_000;
 /// Between two attempts of this node to register.
 const REGISTRATION_INTERVAL_MS: i64 = 500;
 
+/// How long to wait before a change goes once more to a leader that did not take it.
+const FORWARD_RETRY_MS: i64 = 50;
+
 /// Who waits for a change, and until when on the monotonic clock in microseconds.
 pub(crate) type Waiter = (Asker, u64);
 
@@ -37,15 +40,25 @@ struct Creation {
     applied: Applied,
 }
 
+/// What was sent to the leader.
+struct Forwarded {
+    to: NodeId,
+    /// The change, for another try; `None` for a question.
+    command: Option<Bytes>,
+    waiter: Option<Waiter>,
+}
+
 /// The metadata state machine, its proposals, and what this node knows of leaders.
 pub(crate) struct MetadataHost {
     state: MetadataState,
     proposals: BTreeMap<LogIndex, Vec<Proposal>>,
     /// Changes that were sent to the leader, which has not said yet where they stand in the log.
-    forwarded: BTreeMap<u64, (NodeId, Option<Waiter>)>,
+    forwarded: BTreeMap<u64, Forwarded>,
     next_request: u64,
     /// Changes that wait for a leader.
     waiting: Vec<(Bytes, Waiter)>,
+    /// When they are tried again, on the monotonic clock in microseconds, because a leader did not serve yet.
+    retry_at_us: Option<u64>,
     published: LogIndex,
     /// Results of applied commands, to be given once the image is published.
     answers: Vec<(Waiter, Applied)>,
@@ -79,6 +92,7 @@ impl MetadataHost {
             forwarded: BTreeMap::new(),
             next_request: 0,
             waiting: Vec::new(),
+            retry_at_us: None,
             published: LogIndex(0),
             answers: Vec::new(),
             failed: Vec::new(),
@@ -123,36 +137,49 @@ impl MetadataHost {
         self.proposals.entry(index).or_default().push(Proposal { term, waiter });
     }
 
-    /// A change goes to the leader on another node. Returns the number of the request.
-    pub(crate) fn on_forwarded(&mut self, to: NodeId, waiter: Option<Waiter>) -> u64 {
+    /// A change, or a question, goes to the leader on another node. Returns the number of the request.
+    pub(crate) fn on_forwarded(&mut self, to: NodeId, command: Option<Bytes>, waiter: Option<Waiter>) -> u64 {
         self.next_request += 1;
-        self.forwarded.insert(self.next_request, (to, waiter));
+        self.forwarded.insert(self.next_request, Forwarded { to, command, waiter });
         self.next_request
     }
 
-    /// The leader has proposed what was forwarded, or refuses to.
+    /// The leader has proposed what was forwarded, or refuses to. One that has just been elected does not serve yet, and one that
+    /// was may know of its successor: nothing was proposed, so that it is tried again.
     pub(crate) fn on_forwarded_answered(
         &mut self,
+        now: Now,
         request: u64,
         outcome: Result<(LogIndex, Term), ErrorCode>,
     ) {
-        let Some(waiter) = self.take_forwarded(request) else { return };
-        match outcome {
-            Ok((index, term)) => self.on_proposed(index, term, waiter),
-            Err(error) => self.failed.push((waiter.0, OpResult::Metadata(Err(error)))),
+        let Some(Forwarded { command, waiter: Some(waiter), .. }) = self.forwarded.remove(&request) else {
+            return;
+        };
+        match (outcome, command) {
+            (Ok((index, term)), _) => self.on_proposed(index, term, waiter),
+            (Err(ErrorCode::NotController), Some(command)) => {
+                self.retry_at_us.get_or_insert(now.after_ms(FORWARD_RETRY_MS));
+                self.wait_for_leader(command, waiter);
+            }
+            (Err(error), _) => self.failed.push((waiter.0, OpResult::Metadata(Err(error)))),
         }
     }
 
-    /// Who waits for the answer to what was forwarded, which has come.
+    /// Whether changes that a leader did not take are to be tried again now.
+    pub(crate) fn take_retry(&mut self, now: Now) -> bool {
+        self.retry_at_us.take_if(|at_us| *at_us <= now.mono_us).is_some()
+    }
+
+    /// Who waits for the answer to a question that was forwarded, which has come.
     pub(crate) fn take_forwarded(&mut self, request: u64) -> Option<Waiter> {
-        self.forwarded.remove(&request)?.1
+        self.forwarded.remove(&request)?.waiter
     }
 
     /// The connection to a node is gone: what was forwarded to it may or may not come about.
     pub(crate) fn on_forwarded_lost(&mut self, to: NodeId) {
-        let lost = self.forwarded.extract_if(.., |_, (node, _)| *node == to);
-        let waiters = lost.filter_map(|(_, (_, waiter))| waiter);
-        self.failed.extend(waiters.map(|(asker, _)| not_controller(asker)));
+        let lost = self.forwarded.extract_if(.., |_, forwarded| forwarded.to == to);
+        let waiters = lost.filter_map(|(_, forwarded)| forwarded.waiter);
+        self.failed.extend(waiters.map(|(asker, _)| timed_out(asker)));
     }
 
     /// Somebody waits for a replica to lead a group.
@@ -292,13 +319,14 @@ impl MetadataHost {
     /// When [`MetadataHost::on_deadline`] is due.
     pub(crate) fn next_deadline_us(&self) -> Option<u64> {
         let registration = (!self.is_joined).then_some(self.register_at_us);
-        self.deadlines().chain(registration).min()
+        self.deadlines().chain(registration).chain(self.retry_at_us).min()
     }
 
     fn deadlines(&self) -> impl Iterator<Item = u64> {
         let creations = self.creations.iter().map(|creation| creation.deadline_us);
         let proposals = self.proposals.values().flatten().map(|proposal| proposal.waiter.1);
-        let forwarded = self.forwarded.values().filter_map(|(_, waiter)| waiter.map(|(_, at_us)| at_us));
+        let forwarded =
+            self.forwarded.values().filter_map(|forwarded| forwarded.waiter.map(|(_, at_us)| at_us));
         let waiting = self.waiting.iter().map(|(_, waiter)| waiter.1);
         let hand_overs = self.hand_overs.iter().map(|(_, _, waiter)| waiter.1);
         creations.chain(proposals).chain(forwarded).chain(waiting).chain(hand_overs)
@@ -318,8 +346,9 @@ impl MetadataHost {
             over.extend(late.map(|proposal| proposal.waiter.0));
         }
         self.proposals.retain(|_, proposals| !proposals.is_empty());
-        let late = self.forwarded.extract_if(.., |_, (_, waiter)| waiter.as_ref().is_some_and(is_over));
-        over.extend(late.filter_map(|(_, (_, waiter))| waiter).map(|(asker, _)| asker));
+        let is_late = |_: &u64, forwarded: &mut Forwarded| forwarded.waiter.as_ref().is_some_and(is_over);
+        let late = self.forwarded.extract_if(.., is_late);
+        over.extend(late.filter_map(|(_, forwarded)| forwarded.waiter).map(|(asker, _)| asker));
         over.extend(self.waiting.extract_if(.., |(_, waiter)| is_over(waiter)).map(|(_, waiter)| waiter.0));
         self.failed.extend(over.into_iter().map(timed_out));
         let late = self.hand_overs.extract_if(.., |(_, _, waiter)| is_over(waiter));

@@ -7,7 +7,7 @@ use broker::{OpResult, OpToken, PartitionError, ProduceOp, Produced};
 use coordinator::WriteId;
 use metadata::{TimestampType, Topic, TopicConfig};
 use metrics::Histogram;
-use partition::{AppendPlan, AppendRules, Applied, Command, Partition};
+use partition::{AppendError, AppendPlan, AppendRules, Applied, Command, Partition, SequenceError};
 use protocol::batch;
 use protocol::messages::ErrorCode;
 use raft_group::{Entry, Group, ProposeError, Role};
@@ -31,9 +31,22 @@ pub(crate) type Answer = (Asker, OpResult);
 
 #[derive(Debug)]
 enum Waiter {
-    Produce { asker: Asker, needs_commit: bool, produced: Produced },
-    DeleteRecords { asker: Asker },
-    Coordinator { write: WriteId },
+    Produce {
+        asker: Asker,
+        needs_commit: bool,
+        produced: Produced,
+    },
+    /// A batch that does not fit its producer's sequence: true if this node still leads.
+    OutOfSequence {
+        asker: Asker,
+        error: PartitionError,
+    },
+    DeleteRecords {
+        asker: Asker,
+    },
+    Coordinator {
+        write: WriteId,
+    },
 }
 
 impl Waiter {
@@ -177,9 +190,13 @@ impl PartitionHost {
         asker: Asker,
         op: ProduceOp,
     ) -> Option<Answer> {
+        let header = op.header;
         match self.try_produce(now, raft, asker, op) {
             Ok(answer) => answer,
-            Err(error) => Some((asker, OpResult::Produce(Err(error)))),
+            Err(error) => {
+                self.partition.on_refused(&header);
+                Some((asker, OpResult::Produce(Err(error))))
+            }
         }
     }
 
@@ -207,7 +224,14 @@ impl PartitionHost {
             log_append_time_ms,
             log_start,
         };
-        match self.partition.plan_append(&header, &rules, now.wall_ms)? {
+        let plan = match self.partition.plan_append(&header, &rules, now.wall_ms) {
+            Err(error @ AppendError::Sequence(SequenceError::OutOfOrder { .. })) => {
+                self.confirm_leadership(now, raft, Waiter::OutOfSequence { asker, error: error.into() })?;
+                return Ok(None);
+            }
+            plan => plan?,
+        };
+        match plan {
             AppendPlan::Duplicate { base, .. } => {
                 let produced = produced(base, -1, self.partition.log_start());
                 let under_way = self.proposals.iter_mut().find(|proposal| proposal.base == Some(base));
@@ -241,6 +265,26 @@ impl PartitionHost {
                 Ok(None)
             }
         }
+    }
+
+    /// Has somebody wait until it is known that this node leads, by an entry that changes nothing. A leader that was deposed without
+    /// having heard of it knows less than there is, and its producers would take the answer for the end.
+    fn confirm_leadership(
+        &mut self,
+        now: Now,
+        raft: &mut Group,
+        waiter: Waiter,
+    ) -> Result<(), PartitionError> {
+        let unchanged = Command::LogStart(self.partition.log_start()).encode();
+        let index = raft.propose(unchanged, bytes::Bytes::new()).map_err(propose_error)?;
+        self.proposals.push_back(Proposal {
+            index,
+            term: self.role.term,
+            proposed_us: now.mono_us,
+            base: None,
+            waiters: vec![waiter],
+        });
+        Ok(())
     }
 
     /// This node begins to lead. Nothing is known of the followers, so those that are alive count as in sync until they
@@ -425,6 +469,10 @@ impl PartitionHost {
         match waiter {
             Waiter::Produce { asker, produced, .. } => {
                 answers.push((asker, OpResult::Produce(outcome.map(|()| produced))));
+            }
+            Waiter::OutOfSequence { asker, error } => {
+                let error = outcome.err().unwrap_or(error);
+                answers.push((asker, OpResult::Produce(Err(error))));
             }
             Waiter::DeleteRecords { asker } => {
                 let log_start = self.partition.log_start();

@@ -326,7 +326,7 @@ impl Shard {
                 }
             }
             PeerMessage::Propose { request, command } => self.on_forwarded(peer, request, command),
-            PeerMessage::Proposed { request, outcome } => self.on_proposed(request, outcome),
+            PeerMessage::Proposed { request, outcome } => self.on_proposed(now, request, outcome),
             PeerMessage::HandOver { group, to } => self.on_hand_over(now, group, to),
             PeerMessage::AskQuorum { request } => self.on_quorum_asked(now, peer, request),
             PeerMessage::Quorum { request, outcome } => self.on_quorum_told(request, outcome),
@@ -417,12 +417,14 @@ impl Shard {
         }
     }
 
-    /// Sends the Raft messages of a group. Entries for a node that does not keep up are left out; Raft sends them again.
+    /// Sends the Raft messages of a group. Those for a node that does not keep up are left out; Raft sends them again.
     pub(crate) fn send_raft(&mut self, group: GroupId, messages: Vec<Message>) {
         for message in messages {
             let to = ReplicaId::from_raft_id(message.to).expect("Raft writes to replicas");
-            if !self.peers.has_room(to.node) && !message.entries.is_empty() {
-                if let Some(hosted) = self.hosted.get_mut(&group) {
+            if !self.peers.has_room(to.node) {
+                if !message.entries.is_empty()
+                    && let Some(hosted) = self.hosted.get_mut(&group)
+                {
                     hosted.raft.on_message_dropped(to);
                 }
                 continue;
@@ -531,6 +533,9 @@ impl Shard {
             }
             self.watch_ticks(now, group);
             self.watch_in_sync(now, group);
+        }
+        if !is_alive {
+            self.suspend_pulls(now, peer);
         }
         self.tell_alive();
     }

@@ -19,7 +19,7 @@ impl Shard {
         };
         match raft.role().leader.filter(|leader| *leader == node || self.peers.has_room(*leader)) {
             Some(leader) if leader != node => {
-                let request = host.on_forwarded(leader, Some(waiter));
+                let request = host.on_forwarded(leader, None, Some(waiter));
                 self.peers.send(leader, &PeerMessage::AskQuorum { request }, &mut self.effects);
             }
             _ => {

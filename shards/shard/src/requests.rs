@@ -5,6 +5,7 @@ use broker::{
     PartitionError, ProduceOp,
 };
 use bytes::Bytes;
+use metadata::MetadataImage;
 use partition::{Position, ReadError, TimestampPosition};
 use protocol::messages::ErrorCode;
 use types::limits::{READS_PER_FETCH_MAX, STALLED_BYTES_MAX, WAL_FLUSH_BYTES_MAX};
@@ -41,7 +42,7 @@ impl Shard {
         match self.hosted.get_mut(&group).and_then(Hosted::partition) {
             Some((_, host)) if host.role.serving => Ok(host),
             Some((_, host)) => Err(host.not_leader()),
-            None => Err(ErrorCode::UnknownTopicOrPartition.into()),
+            None => Err(not_hosted(&self.image, group).into()),
         }
     }
 
@@ -55,7 +56,7 @@ impl Shard {
                 Some(leader) if leader == node || (item.may_follow && !is_newcomer(raft)) => Ok(host),
                 _ => Err(host.not_leader()),
             },
-            None => Err(ErrorCode::UnknownTopicOrPartition.into()),
+            None => Err(not_hosted(&self.image, item.group).into()),
         }
     }
 
@@ -63,7 +64,7 @@ impl Shard {
         if !self.stalled.is_empty() || !self.wal.has_room(op.batch.len()) {
             let is_too_much = self.stalled_bytes + op.batch.len() > STALLED_BYTES_MAX;
             if self.is_out_of_space() || self.is_shutting_down || is_too_much {
-                return self.answers.push(storage_error(asker));
+                return self.refuse_for_storage(asker, &op);
             }
             self.stalled_bytes += op.batch.len();
             return self.stalled.push_back((asker, op));
@@ -74,7 +75,7 @@ impl Shard {
     fn append(&mut self, now: Now, asker: Asker, op: ProduceOp) {
         let group = op.group;
         let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else {
-            let error = ErrorCode::UnknownTopicOrPartition.into();
+            let error = not_hosted(&self.image, group).into();
             return self.answers.push((asker, OpResult::Produce(Err(error))));
         };
         let undriven_before = host.undriven_bytes;
@@ -98,9 +99,17 @@ impl Shard {
     /// Nothing is appended any more: batches that wait for room are refused.
     pub(crate) fn refuse_stalled(&mut self) {
         self.stalled_bytes = 0;
-        for (asker, _) in std::mem::take(&mut self.stalled) {
-            self.answers.push(storage_error(asker));
+        for (asker, op) in std::mem::take(&mut self.stalled) {
+            self.refuse_for_storage(asker, &op);
         }
+    }
+
+    /// Nothing is appended; the client may try again.
+    fn refuse_for_storage(&mut self, asker: Asker, op: &ProduceOp) {
+        if let Some((_, host)) = self.hosted.get_mut(&op.group).and_then(Hosted::partition) {
+            host.partition.on_refused(&op.header);
+        }
+        self.answers.push((asker, OpResult::Produce(Err(ErrorCode::KafkaStorageError.into()))));
     }
 
     /// Batches that waited for room in the WAL.
@@ -113,7 +122,7 @@ impl Shard {
             let (asker, op) = self.stalled.pop_front().expect("it was just seen");
             self.stalled_bytes -= op.batch.len();
             if !has_room {
-                self.answers.push(storage_error(asker));
+                self.refuse_for_storage(asker, &op);
             } else if let Some(Op::Produce(op)) = self.wait_to_serve(now, asker, Op::Produce(op)) {
                 self.append(now, asker, op);
             }
@@ -291,7 +300,7 @@ impl Shard {
             self.answer_resigned(&mut coordinator, actions);
         }
         for read in std::mem::take(&mut host.waiting_reads) {
-            self.fail_read(read, ErrorCode::UnknownTopicOrPartition);
+            self.fail_read(read, not_hosted(&self.image, group));
         }
     }
 
@@ -382,7 +391,7 @@ impl Shard {
 
     pub(crate) fn on_delete_records(&mut self, now: Now, asker: Asker, group: GroupId, offset: i64) {
         let result = match self.hosted.get_mut(&group).and_then(Hosted::partition) {
-            None => Err(ErrorCode::UnknownTopicOrPartition.into()),
+            None => Err(not_hosted(&self.image, group).into()),
             Some((raft, host)) => {
                 let offset = match offset {
                     -1 => host.partition.high_watermark(),
@@ -414,9 +423,12 @@ impl Shard {
     }
 }
 
-/// Nothing was appended; the client may try again.
-fn storage_error(asker: Asker) -> (Asker, OpResult) {
-    (asker, OpResult::Produce(Err(ErrorCode::KafkaStorageError.into())))
+/// The error of a node that has no replica of a group: its partition is elsewhere, or deleted.
+pub(crate) fn not_hosted(image: &MetadataImage, group: GroupId) -> ErrorCode {
+    match image.partition_of_group(group) {
+        Some(_) => ErrorCode::NotLeaderOrFollower,
+        None => ErrorCode::UnknownTopicOrPartition,
+    }
 }
 
 /// Where a consumer's log parts from this one (KIP-595): the last record it has must be of the epoch it says.

@@ -21,7 +21,7 @@ use crate::partition_host::{Answer, Asker, PartitionHost};
 use crate::peers::Peers;
 use crate::raft_metrics::RaftMetrics;
 use crate::throttle::{DeferredPull, PullRates};
-use crate::wal::{Unit, Wal};
+use crate::wal::{Removal, Unit, Wal};
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -128,7 +128,7 @@ pub struct Shard {
     pub(crate) raft_metrics: RaftMetrics,
     /// Replicas that are being removed here, and whether the WAL has durably forgotten them. Another one of the same group
     /// is made only when nothing is under way for the former one.
-    pub(crate) removing: BTreeMap<GroupId, bool>,
+    removing: BTreeMap<GroupId, bool>,
     /// Partitions of this shard whose replicas are to be elsewhere. Their leaders see to it.
     pub(crate) moving: BTreeSet<GroupId>,
     /// Whether this node leads the metadata group, and others are to vote in it than do.
@@ -196,6 +196,7 @@ impl Shard {
             config,
         };
         shard.refuse_strangers();
+        shard.resume_removals();
         if shard.config.broker.layout.metadata_shard() == shard.config.shard {
             shard.host_metadata(now);
         }
@@ -212,6 +213,16 @@ impl Shard {
         if let Some(group) = stranger {
             let why = format!("group {group} belongs to shard {}, not to this one", layout.shard_of(*group));
             self.fatal(FatalReason::Damaged(why));
+        }
+    }
+
+    /// Goes on with removals that the last process did not end. The metadata may not say yet, once more, that they were due.
+    fn resume_removals(&mut self) {
+        let begun = self.recovered.extract_if(.., |_, recovered| raft_group::is_being_removed(recovered));
+        let begun: Vec<GroupId> = begun.map(|(group, _)| group).collect();
+        for group in begun {
+            self.removing.insert(group, false);
+            self.submit_removal(group);
         }
     }
 
@@ -607,6 +618,10 @@ impl Shard {
             return;
         }
         self.removing.remove(&group);
+        // An image from before the last start may name the very replica that was removed.
+        if !self.is_image_current() {
+            return;
+        }
         let Some((topic, index)) = self.image.partition_of_group(group) else { return };
         let placed = topic.partition(index).expect("a group's partition is there");
         if placed.replica_on(self.node).is_some() {
@@ -621,7 +636,10 @@ impl Shard {
 
     /// A partition is deleted, or is not to be here: whoever waits hears of it, and its data goes.
     fn remove_partition(&mut self, now: Now, group: GroupId) {
-        self.recovered.remove(&group);
+        let recovered = self.recovered.remove(&group);
+        let mut checkpointed = recovered
+            .and_then(|recovered| recovered.checkpoint)
+            .map(|checkpoint| (checkpoint.index, checkpoint.term));
         self.removing.insert(group, false);
         self.moving.remove(&group);
         self.dirty.remove(&group);
@@ -630,18 +648,36 @@ impl Shard {
         self.paced_pulls.remove(&group);
         self.deferred_pulls.retain(|(of, _), _| *of != group);
         if let Some(mut hosted) = self.hosted.remove(&group)
-            && let Some((_, host)) = hosted.partition()
+            && let Some((raft, host)) = hosted.partition()
         {
             self.wal.on_driven(host.undriven_bytes);
+            checkpointed = Some(raft.checkpointed());
             self.abandon(group, host);
         }
         self.end_elected_waits(now, group);
         self.forget_disk_work(group);
-        // The WAL forgets the group only after its folder is gone: a crash in between makes the next start remove it.
+        let (index, term) = checkpointed.unwrap_or_default();
+        self.wal.push(Unit::of_shard(group, vec![raft_group::removal_record(group, index, term)], true));
         if is_planted(Mutant::RecoverDeletedGroup) {
             self.wal.push(Unit::of_shard(group, vec![Record::GroupRemoved { group }], true));
         }
-        self.submit_removal(group);
+    }
+
+    /// Whether a replica of the group is being removed here.
+    pub(crate) fn is_removing(&self, group: GroupId) -> bool {
+        self.removing.contains_key(&group)
+    }
+
+    /// A step of a removal is durable. The WAL says first that the replica goes, and forgets it once its folder is gone, so that
+    /// a start in between neither serves what is left of it nor leaves that behind.
+    pub(crate) fn go_on_removing(&mut self, now: Now, group: GroupId, removal: Removal) {
+        match removal {
+            Removal::Begun => self.submit_removal(group),
+            Removal::Done => {
+                self.removing.insert(group, true);
+                self.watch_removal(now, group);
+            }
+        }
     }
 
     /// A group of this node has a new leader: the metadata shard hears of it first and tells everybody.

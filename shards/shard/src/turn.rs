@@ -41,9 +41,8 @@ impl Shard {
     /// A flush is durable: its groups go on, and the next flush starts at once with what has gathered.
     pub(crate) fn on_wal_flushed(&mut self, now: Now, flush: u64) {
         for unit in self.wal.on_flushed(flush) {
-            if let Some(is_forgotten) = self.removing.get_mut(&unit.group).filter(|_| unit.removes_group) {
-                *is_forgotten = true;
-                self.watch_removal(now, unit.group);
+            if let Some(removal) = unit.removal.filter(|_| self.is_removing(unit.group)) {
+                self.go_on_removing(now, unit.group, removal);
                 continue;
             }
             self.remove_segments(unit.group, unit.retired_segments);

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use log::wal::{Blockers, FileLedger, FlushBuilder, Record, RecordNote, Recovered};
 use metrics::{Gauge, Histogram};
-use types::limits::{BATCH_BYTES_MAX, WAL_FILE_BYTES, WAL_FILES_MAX, WAL_FLUSH_BYTES_MAX};
+use types::limits::{
+    BATCH_BYTES_MAX, WAL_FILE_BYTES, WAL_FILES_MAX, WAL_FLUSH_BYTES_MAX, WAL_REWRITE_BYTES_MAX,
+};
 use types::{GroupId, LogIndex, Now, Offset, ShardId};
 
 use crate::event::{DiskError, Effect};
@@ -17,11 +19,13 @@ const FILES_IN_USE_BEFORE_PRESSURE: usize = WAL_FILES_MAX / 2;
 const SPARE_FILES: usize = 2;
 
 /// Bytes of the last files that data must not take, so that hard states and checkpoints always find room.
-const RESERVED_BYTES: u64 = WAL_FILE_BYTES / 2;
+const RESERVED_BYTES: u64 = WAL_REWRITE_BYTES_MAX;
 
 // The largest unit is a batch on top of what a group may gather in a turn; it fits an empty file, and with its share of
 // flushes that end early, the spare ones.
 const _: () = assert!((BATCH_BYTES_MAX + 2 * WAL_FLUSH_BYTES_MAX) as u64 <= WAL_FILE_BYTES);
+// A new WAL takes data while its second file is being made.
+const _: () = assert!(RESERVED_BYTES + 2 * WAL_FLUSH_BYTES_MAX as u64 <= WAL_FILE_BYTES);
 const _: () = assert!(
     BATCH_BYTES_MAX as u64 + RESERVED_BYTES
         <= SPARE_FILES as u64 * (WAL_FILE_BYTES - WAL_FLUSH_BYTES_MAX as u64)
@@ -48,6 +52,11 @@ impl Unit {
     pub(crate) fn of_shard(group: GroupId, records: Vec<Record>, must_sync: bool) -> Unit {
         Unit { group, number: None, records, must_sync, retired_segments: Vec::new() }
     }
+
+    /// Whether it is a checkpoint and nothing else.
+    fn is_checkpoint(&self) -> bool {
+        self.number.is_none() && matches!(self.records[..], [Record::Checkpoint { .. }])
+    }
 }
 
 /// What is left of a unit while it is written, and is told once it is durable.
@@ -57,9 +66,18 @@ pub(crate) struct DurableUnit {
     pub number: Option<u64>,
     /// The last entry in it.
     pub last_entry: Option<LogIndex>,
-    /// Whether it says that the group's replica is removed.
-    pub removes_group: bool,
+    /// How far it takes the removal of the group's replica.
+    pub removal: Option<Removal>,
     pub retired_segments: Vec<Offset>,
+}
+
+/// How far a replica's removal is, as the WAL says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Its files are to go: a crash makes the next start go on with it, whatever is left of them by then.
+    Begun,
+    /// Nothing is left of it.
+    Done,
 }
 
 struct InFlight {
@@ -78,6 +96,8 @@ pub(crate) struct Wal {
     current: Option<(u64, u64)>,
     spare: VecDeque<u64>,
     preparing: Option<Preparing>,
+    /// So many files there may be: more than usual where shards that were more have left more.
+    files_max: usize,
     next_file: u64,
     next_flush: u64,
     waiting: VecDeque<Unit>,
@@ -110,6 +130,7 @@ impl Wal {
             current,
             spare: spare.collect(),
             preparing: None,
+            files_max: WAL_FILES_MAX.max(recovered.files.len() + SPARE_FILES),
             next_file: recovered.next_file_sequence,
             next_flush: recovered.next_flush_sequence,
             ledger: std::mem::take(&mut recovered.ledger),
@@ -126,10 +147,25 @@ impl Wal {
         }
     }
 
-    /// Adds records to the next flush.
-    pub(crate) fn push(&mut self, unit: Unit) {
+    /// Adds records to the next flush. A checkpoint takes the place of the group's one before, if that still waits and is the
+    /// last that the group has pushed: a group that checkpoints faster than it flushes does not fill the WAL.
+    pub(crate) fn push(&mut self, mut unit: Unit) {
+        if unit.is_checkpoint()
+            && let Some(last) = self.waiting.iter().rposition(|waiting| waiting.group == unit.group)
+            && self.waiting[last].is_checkpoint()
+        {
+            let replaced = self.waiting.remove(last).expect("it was just found");
+            self.waiting_bytes -= unit_bytes(&replaced);
+            unit.must_sync |= replaced.must_sync;
+            unit.retired_segments.splice(0..0, replaced.retired_segments);
+        }
         self.waiting_bytes += unit_bytes(&unit);
         self.waiting.push_back(unit);
+    }
+
+    /// Whether a flush is to start: something that waits must be durable, or as much waits as one flush takes.
+    fn wants_flush(&self) -> bool {
+        self.waiting_bytes >= WAL_FLUSH_BYTES_MAX as u64 || self.waiting.iter().any(|unit| unit.must_sync)
     }
 
     /// Whether data of this size finds room in the files that are there. `false` while files are being freed, or the
@@ -141,7 +177,7 @@ impl Wal {
     /// Whether a unit that frees a file once it is written finds room, the reserve included. A unit lies in one file.
     pub(crate) fn has_reserve(&self, unit: &Unit) -> bool {
         let bytes = unit_bytes(unit);
-        bytes <= WAL_FILE_BYTES / 2 && bytes <= self.room_bytes()
+        bytes <= WAL_REWRITE_BYTES_MAX && bytes <= self.room_bytes()
     }
 
     fn room_bytes(&self) -> u64 {
@@ -218,10 +254,10 @@ impl Wal {
         }
     }
 
-    /// Starts a flush if none is under way and something waits that must be durable.
+    /// Starts a flush if none is under way and there is reason to.
     pub(crate) fn flush(&mut self, effects: &mut Vec<Effect>) {
         self.prepare_file(effects);
-        if self.in_flight.is_some() || !self.waiting.iter().any(|unit| unit.must_sync) {
+        if self.in_flight.is_some() || !self.wants_flush() {
             return;
         }
         if self.current.is_none() && !self.open_next_file() {
@@ -265,17 +301,18 @@ impl Wal {
             }
             let mut unit = self.waiting.pop_front().expect("it was just seen");
             self.waiting_bytes -= bytes;
-            let (mut last_entry, mut removes_group) = (None, false);
+            let (mut last_entry, mut removal) = (None, None);
             for record in std::mem::take(&mut unit.records) {
                 match &record {
                     Record::Entry { index, .. } => last_entry = Some(*index),
-                    Record::GroupRemoved { .. } => removes_group = true,
+                    Record::Checkpoint { state, .. } if state.is_empty() => removal = Some(Removal::Begun),
+                    Record::GroupRemoved { .. } => removal = Some(Removal::Done),
                     _ => {}
                 }
                 builder.push(record);
             }
             let Unit { group, number, retired_segments, .. } = unit;
-            units.push(DurableUnit { group, number, last_entry, removes_group, retired_segments });
+            units.push(DurableUnit { group, number, last_entry, removal, retired_segments });
         }
         assert!(!units.is_empty(), "the file has room for the first unit");
         units
@@ -300,7 +337,7 @@ impl Wal {
         if let Some(from) = self.ledger.recyclable().next() {
             self.preparing = Some(Preparing::Recycled { from });
             effects.push(Effect::RecycleWalFile { from, file });
-        } else if self.ledger.files().len() + self.spare.len() < WAL_FILES_MAX
+        } else if self.ledger.files().len() + self.spare.len() < self.files_max
             && self.no_space_until_us.is_none()
         {
             self.preparing = Some(Preparing::New);
@@ -355,4 +392,78 @@ fn flush_bytes_with(builder: &FlushBuilder, unit: &Unit) -> u64 {
 
 fn unit_bytes(unit: &Unit) -> u64 {
     unit.records.iter().map(|record| record.encoded_bytes() as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use log::wal::recover;
+    use types::Term;
+
+    use super::*;
+
+    const GROUP: GroupId = GroupId(3);
+
+    fn empty_wal() -> Wal {
+        Wal::new(ShardId(0), &mut recover(&[]).expect("there is nothing to read"))
+    }
+
+    fn checkpoint(index: u64, state_bytes: usize, retired: &[i64]) -> Unit {
+        let state = Bytes::from(vec![1; state_bytes]);
+        let record = Record::Checkpoint { group: GROUP, index: LogIndex(index), term: Term(1), state };
+        let retired_segments = retired.iter().copied().map(Offset).collect();
+        Unit { retired_segments, ..Unit::of_shard(GROUP, vec![record], !retired.is_empty()) }
+    }
+
+    fn hard_state(term: u64) -> Unit {
+        let record = Record::HardState { group: GROUP, term: Term(term), vote: 0, commit: LogIndex(0) };
+        Unit { number: Some(term), ..Unit::of_shard(GROUP, vec![record], false) }
+    }
+
+    #[test]
+    fn a_checkpoint_takes_the_place_of_the_one_that_waits() {
+        let mut wal = empty_wal();
+        wal.push(checkpoint(4, 100, &[0]));
+        wal.push(checkpoint(5, 100, &[]));
+        wal.push(checkpoint(6, 100, &[20, 40]));
+        wal.assert_consistent();
+        let [unit] = wal.waiting.make_contiguous() else { panic!("one is left: {:?}", wal.waiting) };
+        assert!(matches!(unit.records[..], [Record::Checkpoint { index: LogIndex(6), .. }]));
+        assert_eq!(unit.retired_segments, [Offset(0), Offset(20), Offset(40)]);
+        assert!(unit.must_sync, "files wait for it to be durable");
+    }
+
+    #[test]
+    fn a_checkpoint_stays_before_what_was_pushed_behind_it() {
+        let mut wal = empty_wal();
+        wal.push(checkpoint(0, 100, &[]));
+        wal.push(hard_state(1));
+        wal.push(checkpoint(0, 100, &[]));
+        wal.assert_consistent();
+        assert_eq!(wal.waiting.len(), 3);
+    }
+
+    #[test]
+    fn records_that_may_wait_are_written_when_there_are_many() {
+        let mut wal = empty_wal();
+        let mut effects = Vec::new();
+        wal.flush(&mut effects);
+        for file in [1, 2] {
+            wal.on_file_ready(Now::default(), file, Ok(())).expect("there is space");
+            wal.flush(&mut effects);
+        }
+        let is_write = |effect: &Effect| matches!(effect, Effect::WriteWal { .. });
+        for group in 1.. {
+            let group = GroupId(group);
+            let state = Bytes::from(vec![1; 100_000]);
+            let record = Record::Checkpoint { group, index: LogIndex(0), term: Term(0), state };
+            wal.push(Unit::of_shard(group, vec![record], false));
+            let are_many = wal.waiting_bytes >= WAL_FLUSH_BYTES_MAX as u64;
+            wal.flush(&mut effects);
+            assert_eq!(effects.iter().any(is_write), are_many);
+            if are_many {
+                break;
+            }
+        }
+    }
 }

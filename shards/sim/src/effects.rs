@@ -56,9 +56,6 @@ impl World {
             }
             Effect::Disk { token, request } => {
                 let group = group_of(&request);
-                if let DiskRequest::RemoveGroup { group } = &request {
-                    self.nodes[place.node].removed_groups.insert(*group);
-                }
                 self.mark_disk_request(place, &request);
                 self.note(format_args!("{place}: disk {} asked to {}", token.0, Asked(&request)));
                 let queue = self.nodes[place.node].lane(place.shard).disk.entry(group).or_default();
@@ -150,7 +147,7 @@ impl World {
         }
         let lane = self.nodes[place.node].lane(place.shard);
         lane.file = Some(work);
-        let delay_us = 50 + self.random.delay_us(self.delays.wal_file_us);
+        let delay_us = 5 + self.random.delay_us(self.delays.wal_file_us);
         self.schedule_at_node(delay_us, place.node, Happening::WalFileDone(place));
     }
 

@@ -78,7 +78,7 @@ impl World {
     fn check_checkpoints(&mut self, node: usize, wals: &[Recovered]) {
         let found = &self.nodes[node];
         for (group, recovered) in wals.iter().flat_map(|wal| &wal.groups) {
-            if *group == GroupId::METADATA || found.removed_groups.contains(group) {
+            if *group == GroupId::METADATA || raft_group::is_being_removed(recovered) {
                 continue;
             }
             let Some(checkpoint) = &recovered.checkpoint else { continue };
@@ -184,7 +184,7 @@ impl World {
     pub(crate) fn on_files_changed(&mut self, node: usize) {
         if let Some(down_us) = self.nodes[node].crashes_at_file_change.take() {
             self.coverage.mark("crash at a change of files");
-            let delay_us = self.random.below(100);
+            let delay_us = self.random.below(20);
             self.schedule(delay_us, None, Happening::Fault(Fault::Crash { node, down_us }));
         }
     }

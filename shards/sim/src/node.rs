@@ -1,6 +1,6 @@
 //! One machine: its disk, its clock, and the process that runs there or does not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use types::{GroupId, NodeId, Offset, ShardId, ShardLayout};
@@ -74,8 +74,6 @@ pub struct Node {
     pub damaged_until_us: u64,
     /// The process does not run on before this time, though it is there (SIGSTOP).
     pub paused_until_us: u64,
-    /// Groups whose folders were being removed.
-    pub removed_groups: BTreeSet<GroupId>,
     /// Since when the process runs without a pause.
     pub awake_us: u64,
     /// The process has ended itself and is about to be gone.

@@ -185,7 +185,7 @@ impl Start<'_> {
         };
         // Topics say whether they are throttled. Slow beside the network, and done within seconds.
         let throttle = ["leader", "follower"]
-            .map(|side| (format!("{side}.replication.throttled.rate"), "1048576".to_owned()));
+            .map(|side| (format!("{side}.replication.throttled.rate"), "4194304".to_owned()));
         ShardConfig {
             shard: ShardId(0),
             broker: Arc::new(broker),

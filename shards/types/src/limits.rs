@@ -1,4 +1,5 @@
-//! Every bound of the broker that is not a configuration option, with its reason.
+//! The bounds of the broker that are no configuration options and that its memory, its disks or several of its parts depend on,
+//! each with its reason. Those that concern one module alone stand there.
 
 /// A bound, and what it is in the simulator, which could not fill so much within seconds.
 const fn tight(bound: usize, tight: usize) -> usize {
@@ -20,6 +21,10 @@ pub const WAL_FILES_MAX: usize = 16;
 
 /// Bytes gathered for one WAL flush. More stays queued for the next one.
 pub const WAL_FLUSH_BYTES_MAX: usize = tight(4 * 1024 * 1024, 128 * 1024);
+
+/// Bytes of one group's entries that are written again at once, so that the file with the first of them is free. They find
+/// room at any time, and a WAL that has its first file only has room for data beside them.
+pub const WAL_REWRITE_BYTES_MAX: u64 = (BATCH_BYTES_MAX + WAL_FLUSH_BYTES_MAX) as u64;
 
 /// The largest record batch, whoever makes it: the upper end of `max.message.bytes`, and the bound of what a coordinator or
 /// a change of the metadata may write at once.
@@ -68,6 +73,12 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 8_192;
 /// Batches per producer that a retry is recognised by (Kafka's `NUM_BATCHES_TO_RETAIN`; clients keep
 /// at most five in flight).
 pub const PRODUCER_BATCHES_MAX: usize = 5;
+
+/// The longest list of throttled replicas of a topic, in bytes: every node has all configurations in memory and in snapshots.
+pub const THROTTLED_REPLICAS_BYTES_MAX: usize = 256 * 1024;
+
+/// Producers of a partition whose first batch was refused for the time being, and is awaited.
+pub const REFUSED_PRODUCERS_MAX: usize = 64;
 
 /// Requests of one connection that are under way at once. Clients send at most five; the rest waits in the socket.
 pub const REQUESTS_IN_FLIGHT_PER_CONNECTION_MAX: usize = 32;

@@ -8,8 +8,10 @@ use protocol::messages::fetch_request::{
 };
 use protocol::messages::fetch_response::FetchResponseData;
 use protocol::messages::{ErrorCode, kafka_string, kafka_uuid};
-use types::limits::{FETCH_BYTES_MAX, RESPONSE_BYTES_PER_SHARD_MAX};
-use types::{ConnectionId, Offset, TopicId};
+use types::limits::{
+    FETCH_BYTES_MAX, FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_PER_SHARD_MAX, RESPONSE_BYTES_PER_SHARD_MAX,
+};
+use types::{ConnectionId, GroupId, Offset, TopicId};
 
 use crate::world::*;
 
@@ -348,14 +350,9 @@ fn errors_and_empty_requests_are_answered_at_once() {
     });
     assert_eq!(shown(&response), [(0, ErrorCode::OffsetOutOfRange, 5, 0)]);
 
-    let response = fetch(&mut world, &fetch_request(&[partition(9, 0), partition(0, 0)]), |op| {
-        assert!(!fetch_op(op).wait, "the client has to hear of the partition that is missing");
-        every(op, 5, &[])
-    });
-    assert_eq!(
-        shown(&response),
-        [(9, ErrorCode::UnknownTopicOrPartition, -1, 0), (0, ErrorCode::None, 5, 0)]
-    );
+    let missing = fetch_request(&[partition(9, 0)]);
+    let response = fetch(&mut world, &missing, |op| panic!("nothing is asked for: {op:?}"));
+    assert_eq!(shown(&response), [(9, ErrorCode::UnknownTopicOrPartition, -1, 0)]);
 
     let response = fetch(&mut world, &in_session(0, -1, &[]), |op| panic!("nothing is asked for: {op:?}"));
     assert_eq!(shown(&response), []);
@@ -366,6 +363,52 @@ fn errors_and_empty_requests_are_answered_at_once() {
         every(op, 5, &[])
     });
     assert_eq!(shown(&response), [(0, ErrorCode::None, 5, 0)]);
+}
+
+#[test]
+fn a_partition_that_is_missing_is_told_with_what_the_others_have() {
+    let missing = (9, ErrorCode::UnknownTopicOrPartition, -1, 0);
+    for (bytes, wait_ms) in [(0, 500), (7, 100)] {
+        let mut world = World::new();
+        send(&mut world, 12, &fetch_request(&[partition(9, 0), partition(0, 0)]));
+        let (_, token, op) = world.pop_op();
+        assert!(fetch_op(&op).wait);
+        world.answer(token, every(&op, 5, &[]));
+        world.pass_ms(wait_ms);
+        if bytes > 0 {
+            assert!(world.responses.is_empty() && world.ops.is_empty());
+            world.answer(token, OpResult::FetchWake);
+        }
+        let found = if bytes > 0 { records(bytes) } else { Vec::new() };
+        world.serve(|op| every(op, 5, &found));
+        assert_eq!(shown(&world.pop_fetch_response(12)), [missing, (0, ErrorCode::None, 5, bytes)]);
+    }
+}
+
+#[test]
+fn a_leader_that_no_replica_names_is_named_as_this_node_knows_it() {
+    let mut world = World::new();
+    let mut request = fetch_request(&[partition(0, 9), partition(2, 9)]);
+    request.topics[0].topic = kafka_string("");
+    request.topics[0].topic_id = kafka_uuid(ORDERS_ID);
+    send(&mut world, 16, &request);
+    world.serve(|op| {
+        let error = Some(PartitionError::from(ErrorCode::NotLeaderOrFollower));
+        let items = fetch_op(op).items.iter();
+        let partitions = items.map(|i| FetchedPartition { error: error.clone(), ..fetched(i, -1, vec![]) });
+        OpResult::Fetch { partitions: partitions.collect(), waiting: false }
+    });
+    let response = world.pop_fetch_response(16);
+    let leaders: Vec<_> = response.responses[0]
+        .partitions
+        .iter()
+        .map(|p| (code(p.error_code), p.current_leader.leader_id, p.current_leader.leader_epoch))
+        .collect();
+    // Of partition 0 this node is the leader by what it heard, and has just said that it is not.
+    let error = ErrorCode::NotLeaderOrFollower;
+    assert_eq!(leaders, [(error, -1, -1), (error, 2, 5)]);
+    let endpoints: Vec<_> = response.node_endpoints.iter().map(|e| (e.node_id, e.host.as_str())).collect();
+    assert_eq!(endpoints, [(2, "two")]);
 }
 
 #[test]
@@ -506,6 +549,90 @@ fn a_session_forgets_and_adds_partitions() {
     };
     let step = fetch(&mut world, &request, |op| every(op, 1, &records(3)));
     assert_eq!(shown(&step), [(1, ErrorCode::None, 1, 3), (2, ErrorCode::None, 1, 3)]);
+}
+
+#[test]
+fn partitions_that_gave_records_go_to_the_end_of_their_session() {
+    let mut world = World::new();
+    let groups: Vec<GroupId> = (0..3).map(|partition| world.group(ORDERS, partition)).collect();
+    let mut asked = Vec::new();
+    // An owner that has more of every partition than a response holds.
+    let mut serve = |op: &Op| {
+        let items = &fetch_op(op).items;
+        let order = items.iter().map(|item| groups.iter().position(|group| *group == item.group));
+        asked.push(order.map(|index| index.expect("a partition of the topic")).collect::<Vec<_>>());
+        let mut left = records(10);
+        let partitions = items.iter().map(|item| fetched(item, 9, std::mem::take(&mut left))).collect();
+        OpResult::Fetch { partitions, waiting: false }
+    };
+    let all = [partition(0, 0), partition(1, 0), partition(2, 0)];
+    let session = fetch(&mut world, &in_session(0, 0, &all), &mut serve).session_id;
+    for (epoch, served) in [(1, 1), (2, 2), (3, 0)] {
+        // What the client says of a partition leaves it in its place.
+        let response = fetch(&mut world, &in_session(session, epoch, &[partition(0, 1)]), &mut serve);
+        assert_eq!(shown(&response), [(served, ErrorCode::None, 9, 10)]);
+    }
+    assert_eq!(asked, [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]);
+}
+
+#[test]
+fn shards_take_turns_in_a_session_whose_responses_are_full() {
+    let (mut world, both, _) = two_shards();
+    let mut step = |session_id: i32, epoch: i32, partitions: &[FetchPartition]| {
+        let request = FetchRequestData { max_bytes: 100, ..in_session(session_id, epoch, partitions) };
+        let response = fetch(&mut world, &request, |op| every(op, 1, &records(100)));
+        let served = shown(&response).into_iter().filter(|p| p.3 > 0).map(|p| p.0).collect::<Vec<_>>();
+        (response.session_id, served)
+    };
+    let [first, second] = both.each_ref().map(|p| p.partition);
+    let (session, served) = step(0, 0, &both);
+    assert_eq!(served, [first]);
+    assert_eq!(step(session, 1, &[]).1, [second]);
+    assert_eq!(step(session, 2, &[]).1, [first]);
+}
+
+/// Asks for a session of one partition; 0 where there is none.
+fn open_session(world: &mut World) -> i32 {
+    fetch(world, &in_session(0, 0, &[partition(0, 0)]), |op| every(op, 1, &records(3))).session_id
+}
+
+#[test]
+fn a_session_in_use_does_not_go_for_another() {
+    let mut world = World::new();
+    let sessions: Vec<i32> = (0..FETCH_SESSIONS_PER_SHARD_MAX).map(|_| open_session(&mut world)).collect();
+    assert!(sessions.iter().all(|session| *session > 0));
+    assert_eq!(open_session(&mut world), 0);
+    world.pass_ms(1);
+    let used = |session: i32, epoch: i32, world: &mut World| {
+        let response = fetch(world, &in_session(session, epoch, &[]), |op| every(op, 1, &records(3)));
+        code(response.error_code)
+    };
+    for session in &sessions[1..] {
+        assert_eq!(used(*session, 1, &mut world), ErrorCode::None);
+    }
+    world.pass_ms(119_999);
+    assert_eq!(open_session(&mut world), 0, "nothing was idle for longer than two minutes");
+    world.pass_ms(1);
+    assert!(open_session(&mut world) > 0);
+    assert_eq!(used(sessions[0], 1, &mut world), ErrorCode::FetchSessionIdNotFound);
+    assert_eq!(open_session(&mut world), 0, "the others were used since");
+    assert_eq!(used(sessions[1], 2, &mut world), ErrorCode::None);
+}
+
+#[test]
+fn a_large_session_in_use_does_not_go_for_another() {
+    let mut world = World::new();
+    let missing: Vec<FetchPartition> =
+        (0..FETCH_SESSION_PARTITIONS_MAX).map(|index| partition(1_000 + index as i32, 0)).collect();
+    let large = fetch(&mut world, &in_session(0, 0, &missing), |op| panic!("all are missing: {op:?}"));
+    assert!(large.session_id > 0);
+    assert_eq!(open_session(&mut world), 0);
+    world.pass_ms(120_000);
+    assert_eq!(open_session(&mut world), 0);
+    world.pass_ms(1);
+    assert!(open_session(&mut world) > 0);
+    let response = fetch(&mut world, &in_session(large.session_id, 1, &[]), |op| panic!("gone: {op:?}"));
+    assert_eq!(code(response.error_code), ErrorCode::FetchSessionIdNotFound);
 }
 
 #[test]

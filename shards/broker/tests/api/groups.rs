@@ -18,6 +18,12 @@ use protocol::messages::offset_commit_request::{
 use protocol::messages::offset_commit_response::{
     OffsetCommitResponseData, OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
+use protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestData, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
+use protocol::messages::offset_delete_response::{
+    OffsetDeleteResponseData, OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
 use protocol::messages::offset_fetch_request::{
     OffsetFetchRequestData, OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
 };
@@ -394,4 +400,121 @@ fn groups_are_listed_by_every_coordinator_of_this_node() {
 
     let Response::ListGroups(response) = World::new().ask(5, &request) else { panic!("another response") };
     assert_eq!((response.error_code, response.groups.len()), (0, 0));
+}
+
+#[test]
+fn groups_whose_coordinator_has_moved_off_this_node_are_not_listed() {
+    let request = Request::ListGroups(ListGroupsRequestData::default());
+    let in_response = |error: ErrorCode| {
+        let error_code = error.code();
+        Ok(GroupResponse::ListGroups(ListGroupsResponseData { error_code, ..Default::default() }))
+    };
+    let unexpected = ErrorCode::UnknownServerError;
+    for (second, third, expected) in [
+        (Err(ErrorCode::NotCoordinator), in_response(ErrorCode::NotCoordinator), ErrorCode::None),
+        (
+            Err(ErrorCode::CoordinatorLoadInProgress),
+            in_response(ErrorCode::NotCoordinator),
+            ErrorCode::CoordinatorLoadInProgress,
+        ),
+        (in_response(unexpected), Err(ErrorCode::NotCoordinator), unexpected),
+    ] {
+        let listed = ListedGroup { group_id: kafka_string("hello"), ..Default::default() };
+        let groups = vec![listed];
+        let first = Ok(GroupResponse::ListGroups(ListGroupsResponseData { groups, ..Default::default() }));
+        let mut answers = [first, second, third].into_iter();
+        let Response::ListGroups(response) = world().ask_with(5, &request, |world| {
+            world.serve(|_| OpResult::Group(answers.next().expect("three coordinators")));
+        }) else {
+            panic!("another response")
+        };
+        assert_eq!((code(response.error_code), response.groups.len()), (expected, 1));
+    }
+}
+
+fn delete_offsets(
+    world: &mut World,
+    topics: &[(&str, &[i32])],
+    owner: impl FnMut(&Op) -> OpResult,
+) -> OffsetDeleteResponseData {
+    let topics = topics.iter().map(|(name, partitions)| OffsetDeleteRequestTopic {
+        name: kafka_string(name),
+        partitions: partitions
+            .iter()
+            .map(|index| OffsetDeleteRequestPartition { partition_index: *index, ..Default::default() })
+            .collect(),
+        ..Default::default()
+    });
+    let (group_id, topics) = (kafka_string("hello"), topics.collect());
+    let request = Request::OffsetDelete(OffsetDeleteRequestData { group_id, topics, ..Default::default() });
+    match world.ask_with(0, &request, |world| world.serve(owner)) {
+        Response::OffsetDelete(response) => response,
+        other => panic!("another response: {other:?}"),
+    }
+}
+
+#[test]
+fn offsets_are_deleted_of_what_exists() {
+    let mut asked = Vec::new();
+    // A coordinator whose group is subscribed to everything.
+    let mut owner = |op: &Op| {
+        let GroupRequest::OffsetDelete(request) = &group_op(op).request else { panic!("{op:?}") };
+        let topics = request.topics.iter().map(|topic| {
+            let partitions = topic.partitions.iter().map(|p| {
+                asked.push((topic.name.to_string(), p.partition_index));
+                OffsetDeleteResponsePartition {
+                    partition_index: p.partition_index,
+                    error_code: ErrorCode::GroupSubscribedToTopic.code(),
+                    ..Default::default()
+                }
+            });
+            let (name, partitions) = (topic.name.clone(), partitions.collect());
+            OffsetDeleteResponseTopic { name, partitions, ..Default::default() }
+        });
+        let topics = topics.collect();
+        let response = OffsetDeleteResponseData { topics, ..Default::default() };
+        OpResult::Group(Ok(GroupResponse::OffsetDelete(response)))
+    };
+    let mut world = world();
+    world.create_topic("payments", TopicId([8; 16]), &[1]);
+    let topics: &[(&str, &[i32])] =
+        &[("payments", &[0]), (ORDERS, &[-1, 0, 7, 1]), ("missing", &[0, 1]), ("", &[0])];
+    let response = delete_offsets(&mut world, topics, &mut owner);
+    let shown: Vec<_> = response
+        .topics
+        .iter()
+        .flat_map(|topic| {
+            topic.partitions.iter().map(|p| (topic.name.to_string(), p.partition_index, code(p.error_code)))
+        })
+        .collect();
+    let (unknown, subscribed) = (ErrorCode::UnknownTopicOrPartition, ErrorCode::GroupSubscribedToTopic);
+    let expected = [
+        (ORDERS, -1, unknown),
+        (ORDERS, 7, unknown),
+        (ORDERS, 0, subscribed),
+        (ORDERS, 1, subscribed),
+        ("missing", 0, unknown),
+        ("missing", 1, unknown),
+        ("", 0, unknown),
+        ("payments", 0, subscribed),
+    ];
+    assert_eq!(shown, expected.map(|(name, index, error)| (name.to_owned(), index, error)));
+    assert_eq!((code(response.error_code), response.topics.len()), (ErrorCode::None, 4));
+    let reached = [("payments", 0), (ORDERS, 0), (ORDERS, 1)];
+    assert_eq!(asked, reached.map(|(name, index)| (name.to_owned(), index)));
+}
+
+#[test]
+fn whether_there_is_a_group_is_said_even_where_no_offset_can_be_deleted() {
+    let missing: &[(&str, &[i32])] = &[("missing", &[0])];
+    let in_response =
+        OffsetDeleteResponseData { error_code: ErrorCode::GroupIdNotFound.code(), ..Default::default() };
+    let response = delete_offsets(&mut world(), missing, |_| {
+        OpResult::Group(Ok(GroupResponse::OffsetDelete(in_response.clone())))
+    });
+    assert_eq!(response, in_response);
+    let response = delete_offsets(&mut world(), missing, |_| OpResult::Group(Err(ErrorCode::NotCoordinator)));
+    assert_eq!((code(response.error_code), response.topics.len()), (ErrorCode::NotCoordinator, 0));
+    let response = delete_offsets(&mut World::new(), missing, |op| panic!("there is no coordinator: {op:?}"));
+    assert_eq!((code(response.error_code), response.topics.len()), (ErrorCode::CoordinatorNotAvailable, 0));
 }

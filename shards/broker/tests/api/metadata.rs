@@ -274,10 +274,12 @@ fn producer_ids_come_from_blocks() {
 #[test]
 fn without_a_block_or_for_a_transaction_there_is_no_producer_id() {
     let mut world = World::new();
-    let failed =
-        |world: &mut World| world.serve(|_| OpResult::Metadata(Err(ErrorCode::CoordinatorNotAvailable)));
-    let response = init(&mut world, Default::default(), failed);
-    assert_eq!((code(response.error_code), response.producer_id), (ErrorCode::CoordinatorNotAvailable, -1));
+    for error in [ErrorCode::NotController, ErrorCode::RequestTimedOut, ErrorCode::KafkaStorageError] {
+        let failed = |world: &mut World| world.serve(|_| OpResult::Metadata(Err(error)));
+        let response = init(&mut world, Default::default(), failed);
+        let told = (code(response.error_code), response.producer_id, response.producer_epoch);
+        assert_eq!(told, (ErrorCode::CoordinatorLoadInProgress, -1, -1), "the client tries again: {error:?}");
+    }
     let transactional =
         InitProducerIdRequestData { transactional_id: Some(kafka_string("t")), ..Default::default() };
     let response = init(&mut world, transactional, |world| assert!(world.ops.is_empty()));

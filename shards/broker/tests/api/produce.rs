@@ -190,6 +190,32 @@ fn a_leader_elsewhere_is_named_with_its_address() {
 }
 
 #[test]
+fn a_leader_that_no_replica_names_is_named_as_this_node_knows_it() {
+    // Of partition 0 this node is the leader by what it heard, and has just said that it is not.
+    for (version, by_id) in [(10, false), (12, false), (13, true)] {
+        let mut world = World::new();
+        let name = if by_id { "" } else { ORDERS };
+        let mut request = produce_request(-1, name, &[(0, one_batch()), (2, one_batch())]);
+        if by_id {
+            request.topic_data[0].topic_id = kafka_uuid(ORDERS_ID);
+        }
+        world.send_produce(version, &request);
+        world.serve(|_| OpResult::Produce(Err(ErrorCode::NotLeaderOrFollower.into())));
+        let response = world.pop_produce_response(version);
+        let leaders: Vec<_> = response.responses[0]
+            .partition_responses
+            .iter()
+            .map(|p| (code(p.error_code), p.current_leader.leader_id, p.current_leader.leader_epoch))
+            .collect();
+        let error = ErrorCode::NotLeaderOrFollower;
+        assert_eq!(leaders, [(error, -1, -1), (error, 2, 5)], "version {version}");
+        let endpoints: Vec<_> =
+            response.node_endpoints.iter().map(|e| (e.node_id, e.host.as_str())).collect();
+        assert_eq!(endpoints, [(2, "two")]);
+    }
+}
+
+#[test]
 fn acks_0_gets_no_response_and_an_error_closes() {
     let mut world = World::new();
     world.send_produce(9, &produce_request(0, ORDERS, &[(0, one_batch())]));

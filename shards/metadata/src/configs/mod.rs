@@ -19,6 +19,8 @@ pub use topic::TOPIC_CONFIGS;
 pub(crate) use broker::{Scope, scope};
 pub(crate) use resolve::{BrokerLayers, effective_topic_value};
 
+use types::limits::THROTTLED_REPLICAS_BYTES_MAX;
+
 use crate::error::MetadataError;
 
 /// The largest record batch that any topic may accept, in bytes.
@@ -134,6 +136,9 @@ impl ConfigDefinition {
                 Ok(number) if (0.0..=1.0).contains(&number) => Ok(value),
                 _ => Err(format!("{value} lies outside of 0 to 1")),
             },
+            Accepts::ThrottledReplicas if value.len() > THROTTLED_REPLICAS_BYTES_MAX => {
+                Err(format!("a list of more than {THROTTLED_REPLICAS_BYTES_MAX} bytes; * names all replicas"))
+            }
             Accepts::ThrottledReplicas => match ThrottledReplicas::parse(&value) {
                 Some(_) => Ok(value),
                 None => Err(format!(
