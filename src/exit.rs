@@ -10,7 +10,7 @@ use std::process::ExitCode;
 pub enum ExitReason {
     /// Everything was done.
     Ok = 0,
-    /// A client command failed.
+    /// A client command failed, or `dump-log` found damage.
     CommandFailed = 1,
     /// An option, a setting or the configuration file is wrong.
     Usage = 2,
@@ -87,7 +87,7 @@ impl ExitReason {
     pub const fn meaning(self) -> &'static str {
         match self {
             ExitReason::Ok => "ended as asked",
-            ExitReason::CommandFailed => "a client command failed",
+            ExitReason::CommandFailed => "a client command failed, or dump-log found damage",
             ExitReason::Usage => "wrong option, setting or configuration file",
             ExitReason::Unhealthy => "the cluster is not healthy (cluster status, cluster health)",
             ExitReason::StopTimedOut => "the stop took too long and was cut short",

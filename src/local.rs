@@ -58,8 +58,8 @@ struct Ports {
 ///
 /// When it cannot be started, or every broker has ended by itself.
 pub fn run(options: &Options, local: &LocalOptions) -> Result<(), Error> {
-    if let Some(option) = options.cluster_options.first() {
-        return Err(Error::Usage(format!("local names its brokers itself and takes no {option}")));
+    if let Some(option) = options.cluster_options.iter().chain(&options.broker_options).next() {
+        return Err(Error::Usage(format!("local arranges its brokers itself and takes no {option}")));
     }
     check_voters(&options.data_dir, local.nodes)?;
     let signals = Signals::new([SIGHUP, SIGINT, SIGTERM])

@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
+use cli::output;
 use exit::{Error, ExitReason};
 use options::{ClusterCommand, ClusterOptions, Command, CommandLine, Options};
 
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     match execute(command_line) {
         Ok(()) => ExitReason::Ok.into(),
         Err(error) => {
-            eprintln!("chronik-server: {error}");
+            output::tell(format_args!("chronik-server: {error}"));
             error.reason().into()
         }
     }
@@ -47,8 +48,7 @@ fn execute(CommandLine { command, global }: CommandLine) -> Result<(), Error> {
         Some(Command::RaftCluster) => run::raft_cluster(&options()?),
         Some(Command::Local(local)) => local::run(&options()?, &local),
         Some(Command::Version) => {
-            println!("chronik-server {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
+            output::print(format_args!("chronik-server {}\n", env!("CARGO_PKG_VERSION")))
         }
         Some(Command::Topic(command)) => cli::topic::run(&options()?, command),
         Some(Command::Cluster(ClusterOptions { output, command })) => match command {
@@ -79,7 +79,8 @@ fn on_parse_error(error: &clap::Error) -> ExitReason {
             let words: Vec<&str> =
                 lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
             let line = words.join("; ").replace(":; ", ": ");
-            eprintln!("chronik-server: {}; see chronik-server --help", line.trim_start_matches("error: "));
+            let mistake = line.trim_start_matches("error: ");
+            output::tell(format_args!("chronik-server: {mistake}; see chronik-server --help"));
             ExitReason::Usage
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use broker::BrokerConfig;
 use coordinator::GroupConfig;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use metadata::{Endpoint, StaticSettings, cluster_id_from_seed, directory_id_from_seed};
 use reactor::{Exit, Fatal, Node, NodeHandle, NodeOptions, Placement, StartError};
 use shard::{FatalReason, PeerAddress, Registration, Shard, ShardConfig};
@@ -22,6 +23,9 @@ const LISTENER: &str = "PLAINTEXT";
 
 /// The name under which a node's port for other nodes is registered.
 const PEER_LISTENER: &str = "RAFT";
+
+/// How long a node that is alone takes at most to be its own majority, unless something is odd.
+const ALONE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Everything that decides how the node runs.
 pub struct NodePlan<'a> {
@@ -74,6 +78,13 @@ const DEFAULT_REPLICATION_FACTOR: usize = 3;
 pub fn standalone_identity(options: &Options) -> Result<ClusterIdentity, Error> {
     let own = NodeId(options.node_id);
     let voters = stored_voters(options)?.unwrap_or_else(|| vec![own]);
+    if voters.is_empty() {
+        return Err(Error::Usage(format!(
+            "the data directory {} is of a node that has joined a cluster: use `chronik-server raft-cluster`, or \
+             another data directory",
+            options.data_dir.display()
+        )));
+    }
     if voters.len() > 1 {
         return Err(Error::Usage(format!(
             "the data directory {} is of a cluster of nodes {}: use `chronik-server raft-cluster`, or another \
@@ -140,16 +151,13 @@ pub fn cluster_identity(options: &Options) -> Result<ClusterIdentity, Error> {
     Ok(identity)
 }
 
-/// Whether the data directory is of a broker that was alone.
+/// The nodes that the cluster of the data directory was begun with: none where its node has joined one that was there, and
+/// `None` for a new directory.
 ///
 /// # Errors
 ///
 /// When the data directory cannot be read.
-pub fn was_alone(options: &Options) -> Result<bool, Error> {
-    Ok(stored_voters(options)?.is_some_and(|voters| voters == [NodeId(options.node_id)]))
-}
-
-fn stored_voters(options: &Options) -> Result<Option<Vec<NodeId>>, Error> {
+pub fn stored_voters(options: &Options) -> Result<Option<Vec<NodeId>>, Error> {
     reactor::stored_voters(&options.data_dir).map_err(refusal)
 }
 
@@ -167,13 +175,33 @@ fn join(nodes: &[NodeId]) -> String {
 }
 
 /// Waits until the node is one of its cluster, and gives the cluster's id; `None` when the node ends before.
-pub fn await_cluster(plan: &NodePlan<'_>, handle: &NodeHandle) -> Option<String> {
-    if plan.raft_listen.is_empty() {
-        // Alone, it knows.
-        return plan.identity.cluster_id.clone();
+///
+/// # Errors
+///
+/// When the machine refuses a thread.
+pub fn await_cluster(plan: &NodePlan<'_>, handle: &NodeHandle) -> Result<Option<String>, Error> {
+    if !plan.raft_listen.is_empty() {
+        tracing::info!("looking for the other nodes of the cluster");
+        return Ok(handle.wait_joined().ok());
     }
-    tracing::info!("looking for the other nodes of the cluster");
-    handle.wait_joined().ok()
+    // Alone, it has joined at once. But others may have been added since the data directory was begun, and only the metadata
+    // know: then it is no majority, and waits for ever.
+    let (joined, is_late) = bounded::<()>(0);
+    let warn = move || {
+        if is_late.recv_timeout(ALONE_TIME_MAX) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(
+                "the node cannot serve alone yet: if others have joined its cluster, start it with \
+                 `chronik-server raft-cluster`"
+            );
+        }
+    };
+    std::thread::Builder::new()
+        .name("joining".to_owned())
+        .spawn(warn)
+        .map_err(|source| Error::System { what: "start a thread for a warning", source })?;
+    let cluster_id = handle.wait_joined().ok();
+    drop(joined);
+    Ok(cluster_id)
 }
 
 /// Starts the node.

@@ -132,7 +132,8 @@ pub enum Command {
     Standalone,
     /// Run one broker of a cluster
     RaftCluster,
-    /// Run a whole cluster on this machine, on free ports, for trying it out
+    /// Run a whole cluster on this machine, on free ports, for trying it out; of the options of a broker it takes --data-dir,
+    /// --shards, --set and those of the log
     Local(LocalOptions),
     /// Print the version
     Version,
@@ -394,6 +395,8 @@ pub struct Options {
     pub join: bool,
     /// The options given that make sense for `raft-cluster` only.
     pub cluster_options: Vec<&'static str>,
+    /// The options given that say what one broker is among others, or on its machine; `local` says that itself.
+    pub broker_options: Vec<&'static str>,
     /// Broker settings that were given, by Kafka's names; not checked yet.
     pub settings: BTreeMap<String, String>,
 }
@@ -481,6 +484,17 @@ fn merge(given: GlobalOptions, variable: Option<&str>, file: ConfigFile) -> Resu
         ("--bootstrap", bootstrap),
         ("--join", join),
     ];
+    let broker_options = [
+        ("--kafka-port", given.kafka_port.or(file.kafka_port).is_some()),
+        ("--bind-addr", given.bind_addr.is_some() || file.bind_addr.is_some()),
+        ("--advertised-addr", given.advertised_addr.is_some() || file.advertised_addr.is_some()),
+        ("--advertised-port", given.advertised_port.or(file.advertised_port).is_some()),
+        ("--node-id", given.node_id.or(file.node_id).is_some()),
+        ("--metrics-port", given.metrics_port.or(file.metrics_port).is_some()),
+        ("--metrics-addr", given.metrics_addr.is_some() || file.metrics_addr.is_some()),
+        ("--cpus", given.cpus.is_some() || file.cpus.is_some()),
+        ("--busy-poll-us", given.busy_poll_us.or(file.busy_poll_us).is_some()),
+    ];
     let options = Options {
         kafka_port: given.kafka_port.or(file.kafka_port).unwrap_or(9092),
         bind_addr: given.bind_addr.or(file.bind_addr).unwrap_or_else(|| "0.0.0.0".to_owned()),
@@ -501,11 +515,16 @@ fn merge(given: GlobalOptions, variable: Option<&str>, file: ConfigFile) -> Resu
         peers,
         bootstrap,
         join,
-        cluster_options: cluster_options.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect(),
+        cluster_options: names_given(&cluster_options),
+        broker_options: names_given(&broker_options),
         settings,
     };
     check(&options)?;
     Ok(options)
+}
+
+fn names_given(options: &[(&'static str, bool)]) -> Vec<&'static str> {
+    options.iter().filter(|(_, is_given)| *is_given).map(|(name, _)| *name).collect()
 }
 
 fn check(options: &Options) -> Result<(), String> {
@@ -597,6 +616,7 @@ mod tests {
             bootstrap: false,
             join: false,
             cluster_options: Vec::new(),
+            broker_options: Vec::new(),
             settings: BTreeMap::new(),
         };
         assert_eq!(options(GlobalOptions::default(), None, ""), Ok(expected));

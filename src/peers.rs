@@ -78,19 +78,24 @@ pub fn host_and_port(text: &str) -> Option<(String, u16)> {
     Some((bare_host(host).to_owned(), port.parse().ok()?)).filter(|_| is_whole)
 }
 
-/// Checks that the peers make a cluster together with this node. A node that was `alone` before may be its first, and others
-/// are added later.
+/// Checks that the peers make a cluster together with this node, whose data directory is of one that was begun with the
+/// nodes `stored`. A node that was alone before may be its first, and others are added later.
 ///
 /// # Errors
 ///
 /// What is wrong with them, in a line.
-pub fn check(own: NodeId, peers: &[PeerAddress], alone: bool) -> Result<(), String> {
-    if peers.is_empty() && !alone {
-        return Err(
+pub fn check(own: NodeId, peers: &[PeerAddress], stored: Option<&[NodeId]>) -> Result<(), String> {
+    let refusal = match stored {
+        _ if !peers.is_empty() => None,
+        Some(voters) if voters == [own] => None,
+        Some(_) => Some("the data directory is of a node of a cluster: name the other nodes with --peers"),
+        None => Some(
             "raft-cluster without --peers would be a single node: use `chronik-server standalone`, or \
-                    name the others with --peers"
-                .to_owned(),
-        );
+             name the others with --peers",
+        ),
+    };
+    if let Some(refusal) = refusal {
+        return Err(refusal.to_owned());
     }
     for (at, peer) in peers.iter().enumerate() {
         if peer.node == own {
@@ -126,10 +131,14 @@ mod tests {
         let peers = |ids: &[i32]| -> Vec<PeerAddress> {
             ids.iter().map(|id| parse(&format!("{id}@h:1")).expect("well-formed")).collect()
         };
-        let check = |own: i32, peers: &[PeerAddress]| check(NodeId(own), peers, false);
+        let check = |own: i32, peers: &[PeerAddress]| check(NodeId(own), peers, None);
         assert_eq!(check(1, &peers(&[2, 3])), Ok(()));
         assert!(check(1, &[]).expect_err("alone").contains("standalone"));
-        assert_eq!(super::check(NodeId(1), &[], true), Ok(()));
+        let known = |stored: &[NodeId]| super::check(NodeId(1), &[], Some(stored));
+        assert_eq!(known(&[NodeId(1)]), Ok(()));
+        for of_cluster in [&[][..], &[1, 2, 3].map(NodeId)] {
+            assert!(known(of_cluster).is_err_and(|why| !why.contains("standalone")));
+        }
         assert!(check(2, &peers(&[2, 3])).expect_err("itself").contains("node 2, which is this one"));
         assert_eq!(check(1, &peers(&[2, 3, 2])), Err("--peers names node 2 twice".to_owned()));
     }

@@ -41,8 +41,8 @@ pub fn standalone(options: &Options) -> Result<(), Error> {
 ///
 /// As [`standalone`].
 pub fn raft_cluster(options: &Options) -> Result<(), Error> {
-    let begins_alone = node::was_alone(options)?;
-    peers::check(NodeId(options.node_id), &options.peers, begins_alone).map_err(Error::Usage)?;
+    let stored = node::stored_voters(options)?;
+    peers::check(NodeId(options.node_id), &options.peers, stored.as_deref()).map_err(Error::Usage)?;
     let (host, port) = options.raft_address()?;
     run(options, Mode::Cluster { host, port })
 }
@@ -106,7 +106,7 @@ fn run(options: &Options, mode: Mode) -> Result<(), Error> {
     let shards = layout.shards.shards();
     health.on_joining(shards);
     stop_on_signals(signals, handle.stopper(), Arc::clone(&health))?;
-    if let Some(cluster_id) = node::await_cluster(&plan, &handle) {
+    if let Some(cluster_id) = node::await_cluster(&plan, &handle)? {
         health.on_serving(&cluster_id, shards);
         print_ready(&Ready {
             options,

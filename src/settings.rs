@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use metadata::StaticSettings;
-use metadata::configs::{BROKER_CONFIGS, TOPIC_CONFIGS};
+use metadata::configs::{BROKER_CONFIGS, BROKER_DRAINING, TOPIC_CONFIGS};
 
 /// A setting that only the start of the process can give. The others are in the catalogue of the metadata crate.
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +155,12 @@ fn check(name: &str, value: &str) -> Result<(), String> {
     if let Some((_, option)) = OPTIONS_INSTEAD.iter().find(|(kafka, _)| *kafka == name) {
         return Err(format!("setting {name} is given by {option}"));
     }
+    // The node that is emptied is not the one that has to know: the metadata tell all.
+    if name == BROKER_DRAINING {
+        return Err(format!(
+            "setting {name} is set while the broker runs: `chronik-server cluster drain` does it"
+        ));
+    }
     if let Some(SettingDefinition { allowed, .. }) = definition(name) {
         return match *allowed {
             Allowed::Text => Ok(()),
@@ -233,6 +239,13 @@ mod tests {
             expect!["setting retention.ms is a topic's: its default for all topics is log.retention.ms"],
         );
         check_refused("node.id", "1", expect!["setting node.id is given by --node-id"]);
+        check_refused(
+            "broker.draining",
+            "true",
+            expect![
+                "setting broker.draining is set while the broker runs: `chronik-server cluster drain` does it"
+            ],
+        );
         check_refused(
             "log.cleanup.policy",
             "compact",

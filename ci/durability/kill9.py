@@ -10,6 +10,9 @@ from workload import Committer, check_commits, create_topics, start_senders
 SMALL_SEGMENTS = {"segment.bytes": "1048576"}
 TOPICS = {"orders": (4, SMALL_SEGMENTS), "events": (3, SMALL_SEGMENTS)}
 TAIL_RECORDS = 300
+# More than one WAL's worth, and how long a slow machine may take to send it.
+LARGE_BYTES = 640 * 1024 * 1024
+LARGE_SECONDS_MAX = 600
 
 
 def prepare(context, name, shards):
@@ -90,10 +93,10 @@ def kill9_large(context):
     )
     committer = Committer(server.bootstrap, ledger)
     committer.start()
-    target = 640 * 1024 * 1024
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LARGE_SECONDS_MAX
     kills = 0
-    while sum(sender.bytes for sender in senders) < target and time.monotonic() < deadline:
+    while (total := sum(sender.bytes for sender in senders)) < LARGE_BYTES:
+        check(time.monotonic() < deadline, f"only {total / 1e6:.0f} MB were sent within {LARGE_SECONDS_MAX} s")
         time.sleep(chance.uniform(0.5, 2.5))
         before = committer.snapshot()
         starts = tail_starts(ledger, 20)
@@ -101,8 +104,6 @@ def kill9_large(context):
         check_commits(server.bootstrap, before, committer)
         read_back(server.bootstrap, ledger, starts)
         ledger.check_errors()
-    total = sum(sender.bytes for sender in senders)
     finish(server, ledger, senders, committer)
     context.note(f"{total / 1e6:.0f} MB, {ledger.acknowledged_count()} records, {kills} kills")
-    check(total >= target, f"only {total / 1e6:.0f} MB were sent in time, too few to recycle the WAL")
     check(server.stop() == 0, "the stop failed")

@@ -195,7 +195,8 @@ impl Cluster {
                         error
                     }
                 },
-                Err(error @ Error::Connection { .. }) => {
+                // A broker that restarts breaks the connection first, and refuses the next ones until it is back.
+                Err(error) if is_retriable(&error) => {
                     self.reconnect();
                     error
                 }
@@ -224,7 +225,7 @@ impl Cluster {
             End::Latest => -1,
         };
         let mut offsets = BTreeMap::new();
-        for (node, partitions) in by_leader(topic, partitions) {
+        for (node, partitions) in by_leader(topic, partitions)? {
             let partition = |index: i32| ListOffsetsPartition {
                 partition_index: index,
                 timestamp,
@@ -266,15 +267,18 @@ impl Cluster {
     }
 }
 
-/// Partitions by their leaders. Those without a known one are left out.
-pub fn by_leader(topic: &TopicLeaders, partitions: &[i32]) -> BTreeMap<i32, Vec<i32>> {
+/// Partitions by their leaders.
+///
+/// # Errors
+///
+/// [`no_partition`]: the topic may have been made anew with fewer since they were chosen.
+pub fn by_leader(topic: &TopicLeaders, partitions: &[i32]) -> Result<BTreeMap<i32, Vec<i32>>, Error> {
     let mut by_leader: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for partition in partitions {
-        if let Some(leader) = topic.leaders.get(partition) {
-            by_leader.entry(*leader).or_default().push(*partition);
-        }
+        let leader = topic.leaders.get(partition).ok_or_else(|| no_partition(topic, *partition))?;
+        by_leader.entry(*leader).or_default().push(*partition);
     }
-    by_leader
+    Ok(by_leader)
 }
 
 /// Turns an error code of a response into an error.
@@ -293,6 +297,11 @@ pub fn check(code: i16, message: Option<&str>, what: impl FnOnce() -> String) ->
 /// The error of a topic that does not exist.
 pub fn no_topic(name: &str) -> Error {
     Error::Command(format!("there is no topic {name}: `chronik-server topic create {name}` makes one"))
+}
+
+/// The error of a partition that its topic does not have.
+pub fn no_partition(topic: &TopicLeaders, partition: i32) -> Error {
+    Error::Command(format!("topic {} has no partition {partition}", topic.name))
 }
 
 /// Whether an attempt may succeed when it is made again.
@@ -354,5 +363,14 @@ mod tests {
         ] {
             assert_eq!(with_port(given, 9092), expected);
         }
+    }
+
+    #[test]
+    fn a_partition_that_is_not_there_is_named() {
+        let topic = TopicLeaders { name: "t".to_owned(), leaders: BTreeMap::from([(0, 7), (1, 8), (2, 7)]) };
+        let led = by_leader(&topic, &[0, 1, 2]).map_err(|error| error.to_string());
+        assert_eq!(led, Ok(BTreeMap::from([(7, vec![0, 2]), (8, vec![1])])));
+        let missing = by_leader(&topic, &[0, 3]).map_err(|error| error.to_string());
+        assert_eq!(missing, Err("topic t has no partition 3".to_owned()));
     }
 }

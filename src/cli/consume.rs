@@ -17,6 +17,7 @@ use types::limits::DECOMPRESSED_BYTES_MAX;
 
 use super::cluster::{self, Cluster, End, RETRY_PAUSE, RETRY_TIME_MAX, TopicLeaders};
 use super::group::{Membership, Standing};
+use super::output;
 use crate::exit::{Error, ExitReason};
 use crate::options::{ConsumeOptions, Options};
 
@@ -103,15 +104,9 @@ impl<W: Write> Printer<W> {
         self.check(flushed)
     }
 
-    fn check(&mut self, outcome: io::Result<()>) -> Result<(), Error> {
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-                self.is_closed = true;
-                Ok(())
-            }
-            Err(source) => Err(Error::File { operation: "write", path: "standard output".into(), source }),
-        }
+    fn check(&mut self, written: io::Result<()>) -> Result<(), Error> {
+        self.is_closed |= written.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe);
+        output::outcome(written)
     }
 }
 
@@ -129,14 +124,11 @@ impl<W: Write> Consumer<W> {
         let partitions: Vec<i32> = match partition {
             Some(partition) if self.topic.leaders.contains_key(&partition) => vec![partition],
             Some(partition) => {
-                return Err(Error::Command(format!(
-                    "topic {} has no partition {partition}",
-                    self.topic.name
-                )));
+                return Err(cluster::no_partition(&self.topic, partition));
             }
             None => self.topic.leaders.keys().copied().collect(),
         };
-        self.positions = self.cluster.offsets(&self.topic, &partitions, self.start)?;
+        self.positions = self.start_of(&partitions)?;
         while !stop.load(Ordering::Relaxed) && !self.printer.is_done() {
             self.poll()?;
         }
@@ -186,22 +178,43 @@ impl<W: Write> Consumer<W> {
             .filter(|(_, offset)| offset.is_none())
             .map(|(partition, _)| *partition)
             .collect();
-        if committed.keys().any(|partition| !self.topic.leaders.contains_key(partition)) {
-            self.topic = self.cluster.topic(&self.topic.name, false)?;
-        }
-        let mut positions = self.cluster.offsets(&self.topic, &fresh, self.start)?;
+        // Whoever shared the topic out may have heard of a new partition before the broker that is asked here.
+        self.retry(|consumer| {
+            let is_new = |partition: &&i32| !consumer.topic.leaders.contains_key(partition);
+            match committed.keys().find(is_new) {
+                Some(partition) => Err(Error::Kafka {
+                    what: format!("partition {partition} of topic {}", consumer.topic.name),
+                    code: ErrorCode::UnknownTopicOrPartition,
+                    message: None,
+                }),
+                None => Ok(()),
+            }
+        })?;
+        let mut positions = self.start_of(&fresh)?;
         positions.extend(committed.into_iter().filter_map(|(partition, offset)| Some((partition, offset?))));
         Ok(positions)
     }
 
+    /// The chosen end of partitions.
+    fn start_of(&mut self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, Error> {
+        self.retry(|consumer| consumer.cluster.offsets(&consumer.topic, partitions, consumer.start))
+    }
+
     /// Asks every leader for records once and prints them.
     fn poll(&mut self) -> Result<(), Error> {
+        self.retry(|consumer| {
+            let outcome = consumer.fetch();
+            // What was printed is seen, also when another leader failed.
+            consumer.printer.flush()?;
+            outcome
+        })
+    }
+
+    /// Makes an attempt again while what fails may pass, with the leaders that there are by then.
+    fn retry<T>(&mut self, attempt: impl Fn(&mut Consumer<W>) -> Result<T, Error>) -> Result<T, Error> {
         let started = Instant::now();
         loop {
-            let outcome = self.fetch();
-            // What was printed is seen, also when another leader failed.
-            self.printer.flush()?;
-            match outcome {
+            match attempt(self) {
                 Err(error) if cluster::is_retriable(&error) && started.elapsed() < RETRY_TIME_MAX => {
                     if !matches!(error, Error::Kafka { .. }) {
                         self.cluster.reconnect();
@@ -216,7 +229,7 @@ impl<W: Write> Consumer<W> {
 
     fn fetch(&mut self) -> Result<(), Error> {
         let partitions: Vec<i32> = self.positions.keys().copied().collect();
-        let by_leader = cluster::by_leader(&self.topic, &partitions);
+        let by_leader = cluster::by_leader(&self.topic, &partitions)?;
         // One after the other: each may wait its part of the time.
         let wait_ms = FETCH_WAIT_MS / i32::try_from(by_leader.len()).unwrap_or(i32::MAX).max(1);
         for (node, partitions) in by_leader {
@@ -289,7 +302,8 @@ impl<W: Write> Consumer<W> {
             }
             _ => earliest,
         };
-        eprintln!("{}-{index}: offset {position} is gone, going on at {next}", self.topic.name);
+        let name = &self.topic.name;
+        output::tell(format_args!("{name}-{index}: offset {position} is gone, going on at {next}"));
         self.positions.insert(index, next);
         Ok(())
     }

@@ -5,11 +5,13 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use log::segment::SegmentFile;
+use log::segment::{BatchSpan, SegmentFile};
 use log::{dump, wal};
 use protocol::BatchHeader;
+use protocol::batch::{batches, check_crc};
 use types::limits::WAL_FILE_BYTES;
 
+use super::output;
 use crate::exit::Error;
 use crate::options::DumpOptions;
 
@@ -19,21 +21,29 @@ const CHUNK_BYTES: u64 = 4 * 1024 * 1024;
 /// Folders within folders that are entered.
 const DEPTH_MAX: usize = 16;
 
-/// Dumps files, and all that can be dumped in folders.
+/// Dumps files, and all that can be dumped in folders. The broker may rename and remove those meanwhile; what is gone by its
+/// turn is left out.
 ///
 /// # Errors
 ///
-/// A file that cannot be read or is not of a kind that can be dumped. A closed pipe is an end, no error.
+/// A file that cannot be read or is not of a kind that can be dumped, and, once everything was dumped, segments with what is
+/// no intact batch. A closed pipe is an end, no error.
 pub fn run(options: &DumpOptions) -> Result<(), Error> {
     let mut out = Output { out: BufWriter::new(io::stdout().lock()), failure: None };
+    let mut damaged = Vec::new();
     for path in &options.paths {
         let mut files = Vec::new();
         collect(path, DEPTH_MAX, &mut files)?;
         if files.is_empty() {
             return Err(Error::Command(format!("there is no WAL file and no segment in {}", path.display())));
         }
-        for (path, kind) in files {
-            dump_file(&mut out, &path, kind)?;
+        for (file, kind) in files {
+            match dump_file(&mut out, &file, kind) {
+                Ok(true) => {}
+                Ok(false) => damaged.push(file),
+                Err(error) if is_gone(&error) && file != *path => {}
+                Err(error) => return Err(error),
+            }
             if let Some(outcome) = out.take_failure() {
                 return outcome;
             }
@@ -41,7 +51,19 @@ pub fn run(options: &DumpOptions) -> Result<(), Error> {
     }
     let flushed = out.out.flush();
     out.failure = flushed.err();
-    out.take_failure().unwrap_or(Ok(()))
+    out.take_failure().unwrap_or(Ok(()))?;
+    match damaged.first() {
+        None => Ok(()),
+        Some(first) => Err(Error::Command(format!(
+            "{} segments hold what is no intact batch, the first is {}",
+            damaged.len(),
+            first.display()
+        ))),
+    }
+}
+
+fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::File { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +98,10 @@ fn collect(path: &Path, depth: usize, files: &mut Vec<(PathBuf, Kind)>) -> Resul
     inner.sort();
     for path in inner {
         if path.is_dir() && depth > 0 {
-            collect(&path, depth - 1, files)?;
+            match collect(&path, depth - 1, files) {
+                Err(error) if is_gone(&error) => {}
+                outcome => outcome?,
+            }
         } else if let Some(kind) = kind_of(&path) {
             files.push((path, kind));
         }
@@ -84,7 +109,9 @@ fn collect(path: &Path, depth: usize, files: &mut Vec<(PathBuf, Kind)>) -> Resul
     Ok(())
 }
 
-fn dump_file(out: &mut Output<impl Write>, path: &Path, kind: Kind) -> Result<(), Error> {
+/// Dumps a file. Says whether it is as it should be, which of a WAL only a broker's start can say: what is torn at its end, or
+/// stands behind it from a former life of the file, is none of its flushes.
+fn dump_file(out: &mut Output<impl Write>, path: &Path, kind: Kind) -> Result<bool, Error> {
     let failed = |source| Error::File { operation: "read", path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     // Where writing fails, `out` remembers it.
@@ -94,14 +121,15 @@ fn dump_file(out: &mut Output<impl Write>, path: &Path, kind: Kind) -> Result<()
             let mut content = Vec::new();
             file.take(WAL_FILE_BYTES).read_to_end(&mut content).map_err(failed)?;
             let _ = dump::dump_wal(out, sequence, &content);
-            Ok(())
+            Ok(true)
         }
         Kind::Segment => dump_segment(out, file).map_err(failed),
     }
 }
 
-/// Dumps a segment piece by piece, each of whole batches.
-fn dump_segment(out: &mut Output<impl Write>, mut file: impl Read) -> io::Result<()> {
+/// Dumps a segment piece by piece, each of whole batches. Says whether all of it is intact.
+fn dump_segment(out: &mut Output<impl Write>, mut file: impl Read) -> io::Result<bool> {
+    let mut is_intact = true;
     let mut pending = Vec::new();
     let mut position = 0;
     let mut wanted = CHUNK_BYTES;
@@ -110,13 +138,23 @@ fn dump_segment(out: &mut Output<impl Write>, mut file: impl Read) -> io::Result
         let is_end = (count as u64) < wanted;
         let whole = if is_end { pending.len() } else { whole_batches(&pending) };
         let _ = dump::dump_segment(out, position, &pending[..whole]);
+        is_intact = is_intact && are_intact(&pending[..whole]);
         position += whole as u64;
         pending.drain(..whole);
         if is_end || out.failure.is_some() {
-            return Ok(());
+            return Ok(is_intact);
         }
         wanted = CHUNK_BYTES;
     }
+}
+
+/// Whether these are whole batches with the right checksums and nothing else.
+fn are_intact(bytes: &[u8]) -> bool {
+    batches(bytes).all(|batch| {
+        batch.is_ok_and(|(header, place)| {
+            BatchSpan::of(&header).is_some() && check_crc(&header, &bytes[place]).is_ok()
+        })
+    })
 }
 
 /// Bytes of the batches that are whole; everything when what follows them is none.
@@ -141,10 +179,7 @@ impl<W: Write> Output<W> {
     /// What to end with; `None` to go on.
     fn take_failure(&mut self) -> Option<Result<(), Error>> {
         let source = self.failure.take()?;
-        if source.kind() == io::ErrorKind::BrokenPipe {
-            return Some(Ok(()));
-        }
-        Some(Err(Error::File { operation: "write", path: "standard output".into(), source }))
+        Some(output::outcome(Err(source)))
     }
 }
 
@@ -187,7 +222,8 @@ mod tests {
         }
         bytes.extend_from_slice(&[0; 30]);
         let mut out = Output { out: Vec::new(), failure: None };
-        dump_segment(&mut out, bytes.as_slice()).expect("memory does not fail");
+        let is_intact = dump_segment(&mut out, bytes.as_slice()).expect("memory does not fail");
+        assert!(!is_intact, "there is something behind the last batch");
         let text = String::from_utf8(out.out).expect("text");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 8);
@@ -195,6 +231,30 @@ mod tests {
             assert!(line.contains(position.as_str()) && line.ends_with("isValid: true"), "{line}");
         }
         assert!(lines[7].contains("no batch"), "{}", lines[7]);
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let options = BatchOptions { base_offset: Offset(5), ..BatchOptions::default() };
+        let mut batch = BatchBuilder::new(options);
+        batch.append(0, None, Some(b"value"), &[]);
+        let intact = batch.build().to_vec();
+        let dump = |bytes: &[u8]| {
+            let mut out = Output { out: Vec::new(), failure: None };
+            let is_intact = dump_segment(&mut out, bytes).expect("memory does not fail");
+            (is_intact, String::from_utf8(out.out).expect("text"))
+        };
+        assert!(dump(&[]).0 && dump(&intact).0);
+        let mut flipped = intact.clone();
+        *flipped.last_mut().expect("a batch has bytes") ^= 1;
+        for (damaged, what) in [
+            (flipped, "isValid: false"),
+            (intact[..intact.len() - 1].to_vec(), "cut off"),
+            ([intact.as_slice(), &[0; 8]].concat(), "no batch"),
+        ] {
+            let (is_intact, text) = dump(&damaged);
+            assert!(!is_intact && text.contains(what), "{what}: {text}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod group;
 pub mod inspect;
 pub mod membership;
 mod moves;
+pub mod output;
 mod partitioner;
 pub mod produce;
 pub mod topic;

@@ -16,6 +16,7 @@ use types::{NodeId, PartitionIndex};
 use super::cluster::{self, Cluster, RETRY_TIME_MAX};
 use super::connection::call;
 use super::inspect::observed::{Node, Observed};
+use super::output;
 use crate::exit::Error;
 
 const ALTER_PARTITION_REASSIGNMENTS_VERSION: i16 = 1;
@@ -87,8 +88,12 @@ fn plan_broker(cluster: &mut Cluster, node: &Node) -> Result<PlanBroker, Error> 
     Ok(PlanBroker { node: NodeId(node.id), rack: node.rack.clone(), is_draining })
 }
 
-/// Only a node itself tells its configurations.
-fn is_draining(cluster: &mut Cluster, node: i32) -> Result<bool, Error> {
+/// Whether a node is to be emptied. Only a node itself tells its configurations.
+///
+/// # Errors
+///
+/// Whatever keeps it from being asked.
+pub fn is_draining(cluster: &mut Cluster, node: i32) -> Result<bool, Error> {
     let request = DescribeConfigsRequestData {
         resources: vec![DescribeConfigsResource {
             resource_type: BROKER_RESOURCE,
@@ -141,11 +146,8 @@ pub fn carry_out(cluster: &mut Cluster, plan: &[PlacedPartition]) -> Result<(), 
     for batch in plan.chunks(MOVING_MAX) {
         cluster.retry(|cluster| begin(cluster, batch))?;
         wait(cluster, batch, |left| {
-            eprintln!(
-                "{} of {} partitions are where they are to be",
-                arrived + batch.len() - left,
-                plan.len()
-            );
+            let there = arrived + batch.len() - left;
+            output::tell(format_args!("{there} of {} partitions are where they are to be", plan.len()));
         })?;
         arrived += batch.len();
     }

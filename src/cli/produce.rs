@@ -16,6 +16,7 @@ use protocol::messages::produce_response::{PartitionProduceResponse, ProduceResp
 
 use super::cluster::{self, Cluster, RETRY_PAUSE, RETRY_TIME_MAX, TopicLeaders};
 use super::connection::call;
+use super::output;
 use super::partitioner::partition_of;
 use crate::exit::Error;
 use crate::options::{Acks, Options, ProduceOptions};
@@ -63,7 +64,7 @@ pub fn run(options: &Options, produce: &ProduceOptions) -> Result<(), Error> {
     }
     producer.flush()?;
     let records = if sent == 1 { "record" } else { "records" };
-    eprintln!("sent {sent} {records} to {}", produce.topic);
+    output::tell(format_args!("sent {sent} {records} to {}", produce.topic));
     Ok(())
 }
 
@@ -132,10 +133,10 @@ impl Producer {
         let topic = cluster.topic(&options.topic, true)?;
         if let Some(partition) = options.partition.filter(|partition| !topic.leaders.contains_key(partition))
         {
-            return Err(Error::Command(format!("topic {} has no partition {partition}", topic.name)));
+            return Err(cluster::no_partition(&topic, partition));
         }
         let identity = match options.acks {
-            Acks::All => Some(init_producer_id(&mut cluster)?),
+            Acks::All => Some(cluster.retry(init_producer_id)?),
             Acks::Leader | Acks::None => None,
         };
         Ok(Producer {
@@ -203,7 +204,7 @@ impl Producer {
     /// One request to each leader; acknowledged batches leave `batches`.
     fn send(&mut self, batches: &mut BTreeMap<i32, Bytes>) -> Result<(), Error> {
         let waiting: Vec<i32> = batches.keys().copied().collect();
-        for (node, partitions) in cluster::by_leader(&self.topic, &waiting) {
+        for (node, partitions) in cluster::by_leader(&self.topic, &waiting)? {
             let partition_data = partitions.iter().map(|partition| PartitionProduceData {
                 index: *partition,
                 records: batches.get(partition).cloned(),
@@ -258,21 +259,13 @@ impl Producer {
 }
 
 fn init_producer_id(cluster: &mut Cluster) -> Result<(i64, i16), Error> {
-    let started = Instant::now();
-    loop {
-        let request = InitProducerIdRequestData {
-            transaction_timeout_ms: i32::MAX,
-            ..InitProducerIdRequestData::default()
-        };
-        let response = call!(cluster.any()?, InitProducerId, INIT_PRODUCER_ID_VERSION, request);
-        match cluster::check(response.error_code, None, || "producer id".to_owned()) {
-            Ok(()) => return Ok((response.producer_id, response.producer_epoch)),
-            Err(error) if cluster::is_retriable(&error) && started.elapsed() < RETRY_TIME_MAX => {
-                thread::sleep(RETRY_PAUSE);
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    let request = InitProducerIdRequestData {
+        transaction_timeout_ms: i32::MAX,
+        ..InitProducerIdRequestData::default()
+    };
+    let response = call!(cluster.any()?, InitProducerId, INIT_PRODUCER_ID_VERSION, request);
+    cluster::check(response.error_code, None, || "producer id".to_owned())?;
+    Ok((response.producer_id, response.producer_epoch))
 }
 
 fn now_ms() -> i64 {

@@ -20,6 +20,7 @@ use protocol::messages::metadata_response::{MetadataResponsePartition, MetadataR
 use super::cluster::{self, Cluster, End, TopicLeaders};
 use super::connection::call;
 use super::moves::{self, Placement};
+use super::output;
 use crate::exit::Error;
 use crate::options::{Options, TopicCommand};
 
@@ -98,15 +99,15 @@ fn create(cluster: &mut Cluster, topic: CreatableTopic, if_not_exists: bool) -> 
     for topic in response.topics {
         let name = topic.name.as_str();
         if if_not_exists && ErrorCode::from(topic.error_code) == ErrorCode::TopicAlreadyExists {
-            println!("topic {name} exists already");
+            output::print(format_args!("topic {name} exists already\n"))?;
             continue;
         }
         let message = topic.error_message.as_ref().map(|message| message.as_str());
         cluster::check(topic.error_code, message, || format!("create topic {name}"))?;
-        println!(
-            "created topic {name} with {} partitions and replication factor {}",
+        output::print(format_args!(
+            "created topic {name} with {} partitions and replication factor {}\n",
             topic.num_partitions, topic.replication_factor
-        );
+        ))?;
     }
     Ok(())
 }
@@ -139,8 +140,7 @@ fn alter_configs(
         let message = result.error_message.as_ref().map(|message| message.as_str());
         cluster::check(result.error_code, message, || format!("configure topic {topic}"))?;
     }
-    println!("configured topic {topic}");
-    Ok(())
+    output::print(format_args!("configured topic {topic}\n"))
 }
 
 fn add_partitions(cluster: &mut Cluster, topic: &str, count: i32) -> Result<(), Error> {
@@ -158,8 +158,7 @@ fn add_partitions(cluster: &mut Cluster, topic: &str, count: i32) -> Result<(), 
         let message = result.error_message.as_ref().map(|message| message.as_str());
         cluster::check(result.error_code, message, || format!("add partitions to topic {topic}"))?;
     }
-    println!("topic {topic} has {count} partitions");
-    Ok(())
+    output::print(format_args!("topic {topic} has {count} partitions\n"))
 }
 
 fn alter_replication_factor(cluster: &mut Cluster, topic: &str, factor: u16) -> Result<(), Error> {
@@ -167,8 +166,7 @@ fn alter_replication_factor(cluster: &mut Cluster, topic: &str, factor: u16) -> 
     let plan = plan_replication_factor(&brokers, &partitions, topic, factor.into())
         .map_err(|error| Error::Command(error.to_string()))?;
     moves::carry_out(cluster, &plan)?;
-    println!("topic {topic} has replication factor {factor}");
-    Ok(())
+    output::print(format_args!("topic {topic} has replication factor {factor}\n"))
 }
 
 fn list(cluster: &mut Cluster, internal: bool) -> Result<(), Error> {
@@ -177,10 +175,7 @@ fn list(cluster: &mut Cluster, internal: bool) -> Result<(), Error> {
     let mut names: Vec<&str> =
         shown.filter_map(|topic| topic.name.as_ref()).map(|name| name.as_str()).collect();
     names.sort_unstable();
-    for name in names {
-        println!("{name}");
-    }
-    Ok(())
+    output::print(names.iter().map(|name| format!("{name}\n")).collect::<String>())
 }
 
 fn delete(cluster: &mut Cluster, names: &[String]) -> Result<(), Error> {
@@ -195,7 +190,7 @@ fn delete(cluster: &mut Cluster, names: &[String]) -> Result<(), Error> {
         let name = topic.name.unwrap_or_default();
         let message = topic.error_message.as_ref().map(|message| message.as_str());
         match cluster::check(topic.error_code, message, || format!("delete topic {name}")) {
-            Ok(()) => println!("deleted topic {name}"),
+            Ok(()) => output::print(format_args!("deleted topic {name}\n"))?,
             Err(error) => outcome = outcome.and(Err(error)),
         }
     }
@@ -229,8 +224,7 @@ fn describe(cluster: &mut Cluster, name: &str) -> Result<(), Error> {
         earliest: cluster.offsets(&leaders, &led, End::Earliest)?,
         latest: cluster.offsets(&leaders, &led, End::Latest)?,
     };
-    print!("{}", description(name, &topic, &configs, &ends));
-    Ok(())
+    output::print(description(name, &topic, &configs, &ends))
 }
 
 /// The configurations that were set for a topic.

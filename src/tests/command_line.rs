@@ -22,6 +22,21 @@ fn versions() {
     }
 }
 
+/// A pipe whose reader has gone, as that of `head` may have.
+fn closed_pipe() -> std::process::Stdio {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn output_that_nobody_reads_is_an_end() {
+    let printed = command(&["version"]).stdout(closed_pipe()).status().expect("it runs");
+    assert_eq!(printed.code(), Some(0));
+    let told = command(&["--kafka-prt", "1"]).stderr(closed_pipe()).status().expect("it runs");
+    assert_eq!(told.code(), Some(2));
+}
+
 #[test]
 fn help_lists_options_variables_and_exit_codes() {
     let help = run(&["--help"]);
@@ -153,7 +168,12 @@ fn peers_that_make_no_cluster_are_refused() {
     check_refused(
         run(&["local", "--bootstrap"]),
         2,
-        expect!["chronik-server: local names its brokers itself and takes no --bootstrap"],
+        expect!["chronik-server: local arranges its brokers itself and takes no --bootstrap"],
+    );
+    check_refused(
+        finish(command(&["local"]).env("CHRONIK_KAFKA_PORT", "9092"), ""),
+        2,
+        expect!["chronik-server: local arranges its brokers itself and takes no --kafka-port"],
     );
 }
 

@@ -2,14 +2,20 @@
 
 mod support;
 
+use serde_json::Value;
+use support::finish;
 use support::nodes::Nodes;
 
-/// What moves, and how many replicas each node holds, by `cluster nodes`.
-fn replicas_on(nodes: &Nodes, node: i64) -> u64 {
+/// What `cluster nodes` says of a node; null where it does not know it.
+fn row_of(nodes: &Nodes, node: i64) -> Value {
     let (_, view) = nodes.json("nodes");
     let rows = view["nodes"].as_array().expect("nodes");
-    let row = rows.iter().find(|row| row["node"] == node);
-    row.map_or(0, |row| row["replicas"].as_u64().expect("a count"))
+    rows.iter().find(|row| row["node"] == node).cloned().unwrap_or_default()
+}
+
+/// How many replicas a node holds.
+fn replicas_on(nodes: &Nodes, node: i64) -> u64 {
+    row_of(nodes, node)["replicas"].as_u64().unwrap_or(0)
 }
 
 #[test]
@@ -31,17 +37,27 @@ fn a_node_is_added_and_another_one_is_drained_and_removed() {
     nodes.any().ask(&["topic", "create", "t", "--partitions", "1", "--replication-factor", "3"], "");
     nodes.any().ask(&["topic", "create", "many", "--partitions", "12", "--replication-factor", "3"], "");
     let feed = nodes.feed("t");
+    let refused = nodes.any().client(&["cluster", "drain", "2"], "");
+    assert!(refused.stderr.contains("no other broker can take that of broker 2"), "{refused:?}");
+    assert_eq!(row_of(&nodes, 2)["draining"], false, "nothing has changed");
+
+    // The first time at an address where nobody is; as after an attempt whose answer was lost, it may be asked again.
     let raft_address = nodes.choose_raft_address(4);
-    let added = nodes.any().ask(&["cluster", "add-node", "4", "--raft-addr", &raft_address], "");
-    assert!(added.contains("raft-cluster --join"), "{added}");
+    for address in ["127.0.0.1:1", &raft_address] {
+        let added = nodes.any().ask(&["cluster", "add-node", "4", "--raft-addr", address], "");
+        assert!(added.contains("raft-cluster --join"), "{added}");
+    }
     nodes.start(4, nodes.joiner(4));
+    let again = nodes.any().client(&["cluster", "add-node", "4", "--raft-addr", &raft_address], "");
+    assert!(again.stderr.contains("DuplicateVoter"), "{again:?}");
     // It gets its share by itself; asked to, the command waits for that and for what is left.
     nodes.any().ask(&["cluster", "rebalance"], "");
     let held: Vec<u64> = (1..=4).map(|node| replicas_on(&nodes, node)).collect();
     assert!(held.iter().all(|held| (9..=10).contains(held)), "{held:?}");
 
     nodes.any().ask(&["cluster", "drain", "2"], "");
-    assert_eq!(replicas_on(&nodes, 2), 0);
+    let drained = row_of(&nodes, 2);
+    assert!(drained["replicas"] == 0 && drained["draining"] == true, "{drained}");
     nodes.any().ask(&["topic", "create", "later", "--partitions", "3", "--replication-factor", "3"], "");
     assert_eq!(replicas_on(&nodes, 2), 0, "it gets no new ones");
     nodes.any().ask(&["cluster", "remove-node", "2"], "");
@@ -97,4 +113,14 @@ fn a_broker_that_was_alone_becomes_the_first_of_a_cluster() {
     nodes.start(1, nodes.clustered(1));
     nodes.check_replica(1, "t", 1_200);
     nodes.await_healthy();
+
+    // One that has joined never was alone.
+    nodes.stop(2, "TERM");
+    let alone = finish(&mut nodes.command(2, "standalone"), "");
+    assert!(alone.code == Some(2) && alone.stderr.contains("raft-cluster"), "{alone:?}");
+    let without_peers = finish(&mut nodes.clustered(2), "");
+    assert!(
+        without_peers.code == Some(2) && without_peers.stderr.contains("name the other nodes"),
+        "{without_peers:?}"
+    );
 }

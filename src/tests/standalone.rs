@@ -2,10 +2,10 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use support::{Broker, Outcome, finish, folder};
 
@@ -160,6 +160,70 @@ fn records_go_in_and_come_out() {
     let dumped = finish(support::command(&["dump-log"]).arg(&*data), "");
     assert_eq!(dumped.code, Some(0), "{}", dumped.stderr);
     assert!(dumped.stdout.contains("0000000000000001.wal\nflush 1 at 0 "), "{}", dumped.stdout);
+}
+
+#[test]
+fn produce_and_consume_go_on_when_their_broker_is_back() {
+    let data = folder("back");
+    // An address of this test alone: its port stays free while nobody listens.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let probe = TcpListener::bind((Ipv4Addr::new(127, 250, high, low), 0)).expect("a free port");
+    let address = probe.local_addr().expect("bound");
+    drop(probe);
+    let start = || {
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        let mut broker =
+            support::command(&["--bind-addr", &host, "--kafka-port", &port, "--metrics-port", "0"]);
+        Broker::start_command(broker.arg("--no-pin").arg("--data-dir").arg(&*data))
+    };
+    let client = |arguments: &[&str]| {
+        let mut client = support::command(arguments);
+        client.args(["--bootstrap-server", &address.to_string()]);
+        client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        client.spawn().expect("the binary runs")
+    };
+    let broker = start();
+    broker.ask(&["topic", "create", "t"], "");
+    let mut consumer = client(&["consume", "t", "--from-beginning", "--max-messages", "2"]);
+    let mut consumed = BufReader::new(consumer.stdout.take().expect("piped")).lines();
+    let mut consumed = || consumed.next().expect("it goes on").expect("text");
+    let mut producer = client(&["produce", "t"]);
+    let mut lines = producer.stdin.take().expect("piped");
+    writeln!(lines, "before").expect("it goes on");
+    assert_eq!(consumed(), "before");
+
+    broker.signal("KILL");
+    writeln!(lines, "after").expect("it goes on");
+    // The kernel closes what io_uring knows a little after the process is gone.
+    while TcpListener::bind(address).is_err() {}
+    let _broker = start();
+    assert_eq!(consumed(), "after");
+    drop(lines);
+    for mut client in [consumer, producer] {
+        assert!(client.wait().expect("it ends").success());
+    }
+}
+
+#[test]
+fn a_topic_that_is_made_anew_with_fewer_partitions_ends_produce() {
+    let data = folder("fewer");
+    let broker = Broker::start(&data, &[]);
+    broker.ask(&["topic", "create", "t", "--partitions", "3"], "");
+    let mut producer = support::command(&["produce", "t", "--partition", "2"])
+        .args(["--bootstrap-server", &broker.address])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = producer.stdin.take().expect("piped");
+    writeln!(lines, "one").expect("it goes on");
+    broker.ask(&["consume", "t", "--from-beginning", "--max-messages", "1"], "");
+    broker.ask(&["topic", "delete", "t"], "");
+    broker.ask(&["topic", "create", "t", "--partitions", "1"], "");
+    writeln!(lines, "two").expect("it goes on");
+    let ended = producer.wait_with_output().expect("it ends");
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "chronik-server: topic t has no partition 2\n");
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub(super) mod table;
 use serde::Serialize;
 
 use super::cluster::Cluster;
+use super::output;
 use crate::exit::Error;
 use crate::options::{ClusterView, Options, OutputFormat};
 
@@ -25,43 +26,44 @@ pub(super) trait Report: Serialize {
 ///
 /// [`Error::Unhealthy`] of `status` and `health`, after they have printed what they found, when not all is well; and
 /// whatever keeps the cluster from being asked.
-pub fn run(options: &Options, output: OutputFormat, view: &ClusterView) -> Result<(), Error> {
+pub fn run(options: &Options, format: OutputFormat, view: &ClusterView) -> Result<(), Error> {
     let mut cluster = Cluster::connect(options)?;
     let observed = Observed::ask(&mut cluster)?;
     match view {
         ClusterView::Status => {
             let status = Status::new(&observed, &observed.ask_unreachable(&mut cluster));
-            print(&status, output);
+            print(&status, format)?;
             status.outcome()
         }
         ClusterView::Nodes => {
             let bytes = observed.ask_bytes(&mut cluster);
-            print(&Nodes::new(&observed, bytes), output);
-            Ok(())
+            let draining = observed.ask_draining(&mut cluster);
+            print(&Nodes::new(&observed, bytes, draining), format)
         }
         ClusterView::Partitions => {
             let ends = observed.ask_end_offsets(&mut cluster);
-            print(&Partitions::new(&observed, &ends), output);
-            Ok(())
+            print(&Partitions::new(&observed, &ends), format)
         }
-        ClusterView::Isr => {
-            print(&Isr::new(&observed), output);
-            Ok(())
-        }
+        ClusterView::Isr => print(&Isr::new(&observed), format),
         ClusterView::Health => {
             let health = Health::new(&observed, &observed.ask_unreachable(&mut cluster));
-            print(&health, output);
+            print(&health, format)?;
             health.outcome()
         }
     }
 }
 
 /// Prints a report.
-pub(super) fn print(report: &impl Report, output: OutputFormat) {
-    match output {
-        OutputFormat::Table => print!("{}", report.text()),
+///
+/// # Errors
+///
+/// As [`output::print`].
+pub(super) fn print(report: &impl Report, format: OutputFormat) -> Result<(), Error> {
+    match format {
+        OutputFormat::Table => output::print(report.text()),
         OutputFormat::Json => {
-            println!("{}", serde_json::to_string_pretty(report).expect("a report of plain fields is JSON"));
+            let json = serde_json::to_string_pretty(report).expect("a report of plain fields is JSON");
+            output::print(json + "\n")
         }
     }
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::address::host_and_port;
 use crate::cli::cluster::{self, Cluster, End, TopicLeaders};
 use crate::cli::connection::call;
+use crate::cli::moves::is_draining;
 use crate::exit::Error;
 
 const DESCRIBE_TOPIC_PARTITIONS_VERSION: i16 = 0;
@@ -153,11 +154,20 @@ impl Observed {
 
     /// The bytes that each node's replicas take on its disks, as it says itself.
     pub fn ask_bytes(&self, cluster: &mut Cluster) -> BTreeMap<i32, Answer<u64>> {
-        let bytes = |node: &Node| match node.is_alive {
-            true => bytes_on(cluster, node.id).map_or_else(Answer::unknown, Answer::Known),
-            false => Answer::unknown(format!("node {} is not alive", node.id)),
+        self.ask_each(|node| bytes_on(cluster, node))
+    }
+
+    /// Whether each node is to be emptied, as it says itself.
+    pub fn ask_draining(&self, cluster: &mut Cluster) -> BTreeMap<i32, Answer<bool>> {
+        self.ask_each(|node| is_draining(cluster, node))
+    }
+
+    fn ask_each<T>(&self, mut ask: impl FnMut(i32) -> Result<T, Error>) -> BTreeMap<i32, Answer<T>> {
+        let answer = |node: &Node| match node.is_alive {
+            true => (node.id, ask(node.id).map_or_else(Answer::unknown, Answer::Known)),
+            false => (node.id, Answer::unknown(format!("node {} is not alive", node.id))),
         };
-        self.nodes.iter().map(|node| node.id).zip(self.nodes.iter().map(bytes)).collect()
+        self.nodes.iter().map(answer).collect()
     }
 
     /// The offset behind the last record that consumers see, of each partition, as its leader says.
@@ -178,7 +188,9 @@ impl Observed {
         for (name, leaders) in by_topic {
             let topic = TopicLeaders { name: name.to_owned(), leaders };
             let indexes: Vec<i32> = topic.leaders.keys().copied().collect();
-            for led in cluster::by_leader(&topic, &indexes).into_values() {
+            let by_leader =
+                cluster::by_leader(&topic, &indexes).expect("its partitions are those with leaders");
+            for led in by_leader.into_values() {
                 let found = cluster.offsets(&topic, &led, End::Latest);
                 let end = |index: i32| match &found {
                     Ok(offsets) => offsets

@@ -124,10 +124,17 @@ struct NodeRow {
     leaders: usize,
     replicas: usize,
     bytes: Answer<u64>,
+    /// Whether it is to be emptied (`broker.draining`).
+    draining: Answer<bool>,
 }
 
 impl Nodes {
-    pub fn new(observed: &Observed, mut bytes: BTreeMap<i32, Answer<u64>>) -> Nodes {
+    pub fn new(
+        observed: &Observed,
+        mut bytes: BTreeMap<i32, Answer<u64>>,
+        mut draining: BTreeMap<i32, Answer<bool>>,
+    ) -> Nodes {
+        let not_asked = "it was not asked";
         let count =
             |is: &dyn Fn(&Partition) -> bool| observed.partitions.iter().filter(|part| is(part)).count();
         let rows = observed.nodes.iter().map(|node| NodeRow {
@@ -137,7 +144,8 @@ impl Nodes {
             alive: node.is_alive,
             leaders: count(&|partition| partition.leader == Some(node.id)),
             replicas: count(&|partition| partition.replicas.contains(&node.id)),
-            bytes: bytes.remove(&node.id).unwrap_or_else(|| Answer::unknown("it was not asked")),
+            bytes: bytes.remove(&node.id).unwrap_or_else(|| Answer::unknown(not_asked)),
+            draining: draining.remove(&node.id).unwrap_or_else(|| Answer::unknown(not_asked)),
         });
         Nodes { nodes: rows.collect() }
     }
@@ -145,25 +153,32 @@ impl Nodes {
 
 impl Report for Nodes {
     fn text(&self) -> String {
-        let mut table = Table::new(&["node", "address", "rack", "alive", "leaders", "replicas", "bytes"]);
+        let head = ["node", "address", "rack", "alive", "draining", "leaders", "replicas", "bytes"];
+        let mut table = Table::new(&head);
+        let mut why = String::new();
         for row in &self.nodes {
+            let draining = match &row.draining {
+                Answer::Known(draining) => yes_or_no(*draining),
+                Answer::Unknown { .. } => "unknown",
+            };
             table.row([
                 row.node.to_string(),
                 row.address.clone(),
                 row.rack.clone().unwrap_or_else(|| "-".to_owned()),
-                if row.alive { "yes" } else { "no" }.to_owned(),
+                yes_or_no(row.alive).to_owned(),
+                draining.to_owned(),
                 row.leaders.to_string(),
                 row.replicas.to_string(),
                 answer_text(&row.bytes),
             ]);
-        }
-        let why = self.nodes.iter().filter_map(|row| match &row.bytes {
-            Answer::Known(_) => None,
-            Answer::Unknown { unknown } => {
-                Some(format!("the bytes of node {} are unknown: {unknown}\n", row.node))
+            if let Answer::Unknown { unknown } = &row.bytes {
+                let _ = writeln!(why, "the bytes of node {} are unknown: {unknown}", row.node);
             }
-        });
-        table.text() + &why.collect::<String>()
+            if let Answer::Unknown { unknown } = &row.draining {
+                let _ = writeln!(why, "whether node {} is draining is unknown: {unknown}", row.node);
+            }
+        }
+        table.text() + &why
     }
 }
 
@@ -428,6 +443,10 @@ fn answer_text<T: ToString>(answer: &Answer<T>) -> String {
         Answer::Known(value) => value.to_string(),
         Answer::Unknown { .. } => "unknown".to_owned(),
     }
+}
+
+fn yes_or_no(is_so: bool) -> &'static str {
+    if is_so { "yes" } else { "no" }
 }
 
 fn number_or_none(number: Option<i32>) -> String {

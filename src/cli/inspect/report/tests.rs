@@ -97,20 +97,24 @@ fn status_counts_what_is_wrong() {
 fn what_is_not_known_is_not_made_up() {
     let bytes =
         [(1, Answer::Known(1_000)), (2, Answer::Known(0)), (3, Answer::unknown("node 3 is not alive"))];
-    let nodes = Nodes::new(&broken(), bytes.into());
+    let draining =
+        [(1, Answer::Known(false)), (2, Answer::Known(true)), (3, Answer::unknown("node 3 is not alive"))];
+    let nodes = Nodes::new(&broken(), bytes.into(), draining.into());
     check(
         &nodes,
         expect![[r#"
-            node  address      rack  alive  leaders  replicas  bytes
-            1     host-1:9092  a     yes    1        3         1000
-            2     host-2:9092  -     yes    1        3         0
-            3     host-3:9092  -     no     0        3         unknown
+            node  address      rack  alive  draining  leaders  replicas  bytes
+            1     host-1:9092  a     yes    no        1        3         1000
+            2     host-2:9092  -     yes    yes       1        3         0
+            3     host-3:9092  -     no     unknown   0        3         unknown
             the bytes of node 3 are unknown: node 3 is not alive
+            whether node 3 is draining is unknown: node 3 is not alive
         "#]],
     );
     let json = json(&nodes);
     assert!(
-        json.contains(r#""bytes":1000"#) && json.contains(r#"{"unknown":"node 3 is not alive"}"#),
+        json.contains(r#""bytes":1000,"draining":false"#)
+            && json.contains(r#"{"unknown":"node 3 is not alive"}"#),
         "{json}"
     );
 
