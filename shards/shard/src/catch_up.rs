@@ -111,7 +111,7 @@ impl Shard {
             return self.end_pull(now, group);
         }
         let may_begin = self.pulling.contains_key(&group) || has_place(&self.pulling, is_throttled);
-        if catch_up.asked == Some(next) || !may_begin || !self.peers.is_connected(catch_up.leader) {
+        if catch_up.asked == Some(next) || !may_begin || !self.peers.is_reachable(catch_up.leader) {
             return;
         }
         if host.partition.unflushed_bytes() >= SEGMENT_WRITE_BYTES_MAX {
@@ -159,16 +159,10 @@ impl Shard {
         }
     }
 
-    /// There is a new connection to a node: what was asked of it may have been lost with the one before. Should it come twice, the
-    /// second answer is passed over.
-    pub(crate) fn pull_again(&mut self, now: Now, leader: NodeId) {
-        for group in self.forget_asked(leader) {
-            self.catch_up(now, group);
-        }
-    }
-
-    /// A node is not to be reached: what pulls from it leaves its place to others.
-    pub(crate) fn suspend_pulls(&mut self, now: Now, leader: NodeId) {
+    /// There is a new connection to a node, or it is heard again, or no longer: what was asked of it may have been lost, so
+    /// that it is asked anew. Should it answer twice, the second answer is passed over. While it cannot be asked, others pull in the
+    /// place of those that pull from it.
+    pub(crate) fn restart_pulls(&mut self, now: Now, leader: NodeId) {
         for group in self.forget_asked(leader) {
             self.pulling.remove(&group);
         }

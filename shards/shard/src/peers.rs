@@ -163,6 +163,11 @@ impl Peers {
         })
     }
 
+    /// Whether a node that is asked something can be expected to answer.
+    pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
+        self.is_connected(node) && self.is_alive(node)
+    }
+
     /// Gathers a message for a node; dropped where it is not connected.
     pub(crate) fn send(&mut self, to: NodeId, message: &PeerMessage, effects: &mut Vec<Effect>) {
         let Some(peer) = self.peers.get_mut(&to).filter(|peer| peer.is_connected) else { return };
@@ -244,7 +249,7 @@ impl Shard {
         }
         self.tell_leaders(peer);
         self.submit_waiting_changes();
-        self.pull_again(now, peer);
+        self.restart_pulls(now, peer);
     }
 
     pub(crate) fn on_peer_disconnected(&mut self, now: Now, peer: NodeId, has_ended: bool) {
@@ -417,14 +422,16 @@ impl Shard {
         }
     }
 
-    /// Sends the Raft messages of a group. Those for a node that does not keep up are left out; Raft sends them again.
+    /// Sends the Raft messages of a group. Entries and requests for votes for a node that does not keep up are left out; Raft sends
+    /// them again, and they would gather without end.
     pub(crate) fn send_raft(&mut self, group: GroupId, messages: Vec<Message>) {
         for message in messages {
             let to = ReplicaId::from_raft_id(message.to).expect("Raft writes to replicas");
-            if !self.peers.has_room(to.node) {
-                if !message.entries.is_empty()
-                    && let Some(hosted) = self.hosted.get_mut(&group)
-                {
+            let asks_for_votes =
+                matches!(message.msg_type, MessageType::MsgRequestPreVote | MessageType::MsgRequestVote);
+            let has_entries = !message.entries.is_empty();
+            if (has_entries || asks_for_votes) && !self.peers.has_room(to.node) {
+                if let Some(hosted) = self.hosted.get_mut(&group).filter(|_| has_entries) {
                     hosted.raft.on_message_dropped(to);
                 }
                 continue;
@@ -534,9 +541,7 @@ impl Shard {
             self.watch_ticks(now, group);
             self.watch_in_sync(now, group);
         }
-        if !is_alive {
-            self.suspend_pulls(now, peer);
-        }
+        self.restart_pulls(now, peer);
         self.tell_alive();
     }
 
