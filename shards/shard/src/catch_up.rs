@@ -163,22 +163,14 @@ impl Shard {
     /// that it is asked anew. Should it answer twice, the second answer is passed over. While it cannot be asked, others pull in the
     /// place of those that pull from it.
     pub(crate) fn restart_pulls(&mut self, now: Now, leader: NodeId) {
-        for group in self.forget_asked(leader) {
-            self.pulling.remove(&group);
+        for (group, hosted) in &mut self.hosted {
+            let catch_up = hosted.partition().and_then(|(_, host)| host.catch_up.as_mut());
+            if let Some(catch_up) = catch_up.filter(|catch_up| catch_up.leader == leader) {
+                catch_up.asked = None;
+                self.pulling.remove(group);
+            }
         }
         self.begin_pulls(now);
-    }
-
-    /// Nothing that was asked of a node will be answered. Returns the replicas that pull from it.
-    fn forget_asked(&mut self, leader: NodeId) -> Vec<GroupId> {
-        let pulls = |(group, hosted): (&GroupId, &mut Hosted)| {
-            let catch_up = hosted.partition()?.1.catch_up.as_mut()?;
-            (catch_up.leader == leader).then(|| {
-                catch_up.asked = None;
-                *group
-            })
-        };
-        self.hosted.iter_mut().filter_map(pulls).collect()
     }
 
     /// A follower asks for committed batches.

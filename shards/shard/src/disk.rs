@@ -635,13 +635,14 @@ impl Shard {
         self.finish_job_part(job);
     }
 
-    /// A read came to nothing: whoever waits for it hears why.
-    fn fail_read_unhosted(&mut self, read: Read) {
+    /// The group of a read is not hosted here any more.
+    pub(crate) fn fail_read_unhosted(&mut self, read: Read) {
         let error = not_hosted(&self.image, read.group);
         self.fail_read(read, error);
     }
 
-    pub(crate) fn fail_read(&mut self, read: Read, error: ErrorCode) {
+    /// A read came to nothing: whoever waits for it hears why.
+    fn fail_read(&mut self, read: Read, error: ErrorCode) {
         match read.want {
             Want::Fetch { job, slot, .. } => {
                 let found = self.disk.jobs.get_mut(&job).expect("a fetch waits for all its reads");

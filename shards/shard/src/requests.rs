@@ -300,7 +300,7 @@ impl Shard {
             self.answer_resigned(&mut coordinator, actions);
         }
         for read in std::mem::take(&mut host.waiting_reads) {
-            self.fail_read(read, not_hosted(&self.image, group));
+            self.fail_read_unhosted(read);
         }
     }
 
