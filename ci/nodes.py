@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+from ports import free_ports
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 READY_SECONDS_MAX = 90
 STOP_SECONDS_MAX = 60
@@ -34,16 +36,10 @@ auto.create.topics.enable=false
 """
 
 
-def free_ports(count):
-    """Ports that nobody listens on now."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+def ports_of_nodes(count):
+    """So many for each of three nodes."""
+    found = free_ports(3 * count)
+    return {node: found[(node - 1) * count : node * count] for node in (1, 2, 3)}
 
 
 class Process:
@@ -108,7 +104,7 @@ def chronik(server, folder, name, node=1, ports=None, peers=(), settings=()):
 
 
 def chronik_cluster(server, folder, settings=()):
-    ports = {node: free_ports(3) for node in (1, 2, 3)}
+    ports = ports_of_nodes(3)
     rafts = [(node, ports[node][2]) for node in ports]
     return [
         chronik(server, folder, f"chronik-{node}", node, ports[node], [peer for peer in rafts if peer[0] != node], settings)
@@ -122,7 +118,7 @@ def kafka_cluster(folder, settings=()):
     import toolchain
 
     java = ["java", *KAFKA_JVM, "-cp", toolchain.kafka_tools()]
-    ports = {node: free_ports(2) for node in (1, 2, 3)}
+    ports = ports_of_nodes(2)
     voters = ",".join(f"{node}@127.0.0.1:{raft_port}" for node, (_, raft_port) in ports.items())
     nodes = []
     for node, (port, raft_port) in ports.items():

@@ -1,13 +1,14 @@
 """One broker process: started on free ports, ended by its process id only."""
 
 import os
-import random
 import signal
 import socket
 import struct
 import subprocess
 import time
 from pathlib import Path
+
+from ports import free_ports
 
 START_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 60
@@ -33,19 +34,6 @@ def check(condition, message):
         raise Failed(message)
 
 
-def free_port():
-    """A port below those that connections take, so that it is still free when a killed broker comes back."""
-    first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.randrange(min(10_000, first_ephemeral - 2_000), first_ephemeral)
-        with socket.socket() as listener:
-            try:
-                listener.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
-
-
 def answers(port):
     """Whether the broker answers an ApiVersions request, version 0, with the same correlation id."""
     request = struct.pack(">hhih", 18, 0, 7, -1)
@@ -69,8 +57,7 @@ class Server:
         self.settings = list(settings)
         # A driver is a bare program with the arguments PORT DATA_DIR SHARDS, which does not know SIGTERM.
         self.driver = driver
-        self.port = free_port()
-        self.metrics_port = free_port()
+        self.port, self.metrics_port = free_ports(2)
         self.process = None
 
     @property
