@@ -48,6 +48,8 @@ pub enum ExitReason {
     WalDamaged = 72,
     /// The machine refused a thread or an executor.
     CannotStart = 73,
+    /// Too few files may be open at once.
+    OpenFiles = 74,
     /// A second signal ended the process at once.
     Interrupted = 130,
 }
@@ -75,6 +77,7 @@ impl ExitReason {
         ExitReason::NoIoUring,
         ExitReason::WalDamaged,
         ExitReason::CannotStart,
+        ExitReason::OpenFiles,
         ExitReason::Interrupted,
     ];
 
@@ -106,6 +109,7 @@ impl ExitReason {
             ExitReason::NoIoUring => "io_uring is not available",
             ExitReason::WalDamaged => "the WAL is damaged and was left as it is",
             ExitReason::CannotStart => "the system refused a thread",
+            ExitReason::OpenFiles => "too few files may be open at once",
             ExitReason::Interrupted => "a second signal ended the process at once",
         }
     }

@@ -235,9 +235,7 @@ pub fn start(plan: &NodePlan<'_>) -> Result<NodeHandle, Error> {
     let ClusterIdentity { peers, first_voters, may_begin_cluster, .. } = plan.identity.clone();
     let is_clustered = !plan.raft_listen.is_empty();
     let shares_out = plan.settings.flag("auto.replica.rebalance.enable");
-    let data_shards = u64::from(plan.layout.shards.data_shards());
-    let move_bytes_per_second_max =
-        plan.settings.number::<u64>("replica.move.bytes.per.second.max").div_ceil(data_shards);
+    let move_bytes_per_second_max = plan.settings.number("replica.move.bytes.per.second.max");
     let replica_lag_ms_max = plan.settings.number("replica.lag.time.max.ms");
     let balance_interval_ms = plan.settings.number::<i64>("leader.imbalance.check.interval.seconds") * 1_000;
     let leader_balance_interval_ms =
@@ -364,6 +362,7 @@ fn refusal(error: StartError) -> Error {
         | StartError::File { .. } => ExitReason::DataDirUnusable,
         StartError::NoDirectIo { .. } => ExitReason::NoDirectIo,
         StartError::LockedMemory { .. } => ExitReason::LockedMemory,
+        StartError::OpenFiles { .. } => ExitReason::OpenFiles,
         StartError::NoIoUring { .. } => ExitReason::NoIoUring,
         StartError::Executor { .. } => ExitReason::CannotStart,
         StartError::Recovery { .. } => ExitReason::WalDamaged,

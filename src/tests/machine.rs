@@ -152,3 +152,39 @@ fn a_shard_takes_so_many_connections_and_no_more() {
     // Room comes when the broker has seen them go.
     while !is_served(&mut connect()) {}
 }
+
+/// A command whose process may have so many files open, and cannot raise that.
+fn limited(mut command: Command, open_files: u64) -> Command {
+    let limit = libc::rlimit { rlim_cur: open_files, rlim_max: open_files };
+    let lower = move || {
+        // SAFETY: the call gets a valid pointer to a `rlimit` and keeps nothing of it.
+        match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec it makes one system call and touches nothing that another thread may hold.
+    unsafe { command.pre_exec(lower) };
+    command
+}
+
+#[test]
+fn clients_leave_descriptors_for_the_brokers_own_files() {
+    // 64 for the process, 384 for the shard, 40 for clients.
+    let data = folder("open-files");
+    let broker = Broker::start_command(&mut limited(Broker::command(&data, &["--shards", "1"]), 488));
+    let connect = || TcpStream::connect(&broker.address).expect("the port is open");
+    let mut streams: Vec<TcpStream> = (0..40).map(|_| connect()).collect();
+    assert!(is_served(&mut streams[39]), "as many as descriptors are left for");
+    assert!(!is_served(&mut connect()), "one too many");
+    assert!(is_served(&mut streams[0]), "the others do not notice");
+}
+
+#[test]
+fn too_few_open_files_are_named() {
+    let data = folder("no-files");
+    let outcome = finish(&mut limited(Broker::command(&data, &["--shards", "1"]), 400), "");
+    assert_eq!(outcome.code, Some(74), "{}", outcome.stderr);
+    let last = outcome.stderr.lines().last().unwrap_or_default();
+    assert!(last.contains("ulimit -n 480"), "{last:?}");
+}

@@ -208,6 +208,7 @@ impl World {
             Effect::SetReading { .. } | Effect::KnownDirectories { .. } | Effect::Joined { .. } => {}
             Effect::Warn(what) => eprintln!("node {}: {what}", node_id(node)),
             other @ (Effect::Close { .. }
+            | Effect::Abort { .. }
             | Effect::SendToShard { .. }
             | Effect::ShutdownComplete
             | Effect::Fatal(_)) => panic!("not expected here: {other:?}"),

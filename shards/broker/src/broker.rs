@@ -12,7 +12,7 @@ use protocol::frame::{self, RequestHeader};
 use types::limits::REQUEST_BYTES_IN_FLIGHT_PER_SHARD_MAX;
 use types::{ConnectionId, GroupId, NodeId, Now, Term};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, STALLED_READER_MS};
 use crate::fetch_session::FetchSessions;
 use crate::op::{FetchOp, Op, OpResult, OpToken};
 use crate::response_memory::ResponseMemory;
@@ -59,6 +59,13 @@ pub enum Output {
         /// Why, for the log.
         reason: String,
     },
+    /// Close at once; what was not sent yet goes.
+    Abort {
+        /// This connection.
+        connection: ConnectionId,
+        /// Why, for the log.
+        reason: String,
+    },
     /// Stop or resume reading requests.
     SetReading {
         /// Of this connection.
@@ -67,6 +74,9 @@ pub enum Output {
         reading: bool,
     },
 }
+
+/// Between two looks at clients that do not read.
+const REVIEW_READERS_MS: i64 = 1_000;
 
 struct Pending {
     connection: ConnectionId,
@@ -105,6 +115,8 @@ pub struct Broker {
     outputs: Vec<Output>,
     api_metrics: HashMap<ApiKey, ApiMetrics>,
     invalid_requests: Counter,
+    /// When clients are looked at that do not read their responses; set while fetches wait for memory.
+    review_readers_us: Option<u64>,
     shutting_down: bool,
 }
 
@@ -133,6 +145,7 @@ impl Broker {
             outputs: Vec::new(),
             api_metrics: HashMap::new(),
             invalid_requests: metrics::counter!("chronik_requests_invalid_total"),
+            review_readers_us: None,
             shutting_down: false,
         }
     }
@@ -144,7 +157,8 @@ impl Broker {
 
     /// When [`Broker::on_deadline`] is due.
     pub fn next_deadline_us(&self) -> Option<u64> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        let of_requests = self.deadlines.first().map(|(deadline, _)| *deadline);
+        of_requests.into_iter().chain(self.review_readers_us).min()
     }
 
     /// Whether every request is answered, and every answer sent.
@@ -186,7 +200,7 @@ impl Broker {
     /// The socket took response bytes.
     pub fn on_response_sent(&mut self, now: Now, connection: ConnectionId, bytes: usize) {
         if let Some(found) = self.connections.get_mut(&connection) {
-            found.on_sent(bytes);
+            found.on_sent(now, bytes);
             self.state.memory.on_gone(bytes);
             self.resume_fetches(now);
             if self.paused.contains(&connection) {
@@ -326,6 +340,7 @@ impl Broker {
                 Step::AwaitMemory(retry) => {
                     let pending = self.pending.get_mut(&request).expect("a driven request is pending");
                     pending.stage = Stage::AwaitingMemory { retry };
+                    self.review_readers_us.get_or_insert(now.after_ms(STALLED_READER_MS));
                     return self.state.memory.wait(request);
                 }
                 Step::Park { deadline_us, resume } => {
@@ -445,8 +460,27 @@ impl Broker {
         self.drive(now, request, step);
     }
 
+    /// While fetches wait for memory, clients that hold it and do not read are cut off: a few of them could keep all others
+    /// from reading until their connections count as idle.
+    fn review_readers(&mut self, now: Now) {
+        self.review_readers_us = self.state.memory.is_short().then(|| now.after_ms(REVIEW_READERS_MS));
+        if self.review_readers_us.is_none() {
+            return;
+        }
+        for (connection, found) in &mut self.connections {
+            if found.is_stalled(now) && !found.closing {
+                found.closing = true;
+                let reason = "it does not read its responses, and others wait for their memory".to_owned();
+                self.outputs.push(Output::Abort { connection: *connection, reason });
+            }
+        }
+    }
+
     /// The time of [`Broker::next_deadline_us`] has come.
     pub fn on_deadline(&mut self, now: Now) {
+        if self.review_readers_us.is_some_and(|review_us| review_us <= now.mono_us) {
+            self.review_readers(now);
+        }
         while let Some((deadline_us, request)) = self.deadlines.first().copied() {
             if deadline_us > now.mono_us {
                 break;
@@ -485,7 +519,7 @@ impl Broker {
         let Some(connection) = self.connections.get_mut(&pending.connection) else { return };
         self.state.memory.on_response(parts.iter().map(Bytes::len).sum());
         connection.complete(request, parts);
-        while let Some(parts) = connection.pop_sendable() {
+        while let Some(parts) = connection.pop_sendable(now) {
             if !parts.is_empty() {
                 self.outputs.push(Output::Respond { connection: pending.connection, parts });
             }

@@ -3,7 +3,14 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use types::Now;
 use types::limits::{REQUESTS_IN_FLIGHT_PER_CONNECTION_MAX, RESPONSE_BYTES_QUEUED_PER_CONNECTION_MAX};
+
+/// What a client has to take within [`STALLED_READER_MS`] so as not to count as one that does not read.
+const READ_PROGRESS_BYTES: usize = 1024 * 1024;
+
+/// How long a client may read next to nothing of its responses while others wait for the memory that they take.
+pub(crate) const STALLED_READER_MS: i64 = 10_000;
 
 /// A connection of this shard. Requests run side by side; a response waits for those before it.
 ///
@@ -13,6 +20,9 @@ pub(crate) struct Connection {
     pub client_host: String,
     slots: VecDeque<Slot>,
     unsent_bytes: usize,
+    /// While bytes are unsent: since when fewer than [`READ_PROGRESS_BYTES`] of them have been taken, and how many.
+    slow_since_us: u64,
+    taken_bytes: usize,
     pub reading: bool,
     pub closing: bool,
 }
@@ -48,17 +58,35 @@ impl Connection {
     }
 
     /// The next response that may be sent.
-    pub fn pop_sendable(&mut self) -> Option<Vec<Bytes>> {
+    pub fn pop_sendable(&mut self, now: Now) -> Option<Vec<Bytes>> {
         self.slots.front()?.response.as_ref()?;
         let parts = self.slots.pop_front()?.response?;
+        if self.unsent_bytes == 0 {
+            self.begin_taking(now);
+        }
         self.unsent_bytes += parts.iter().map(Bytes::len).sum::<usize>();
         Some(parts)
     }
 
     /// The socket took bytes.
-    pub fn on_sent(&mut self, bytes: usize) {
+    pub fn on_sent(&mut self, now: Now, bytes: usize) {
         assert!(bytes <= self.unsent_bytes, "no more is sent than was given");
         self.unsent_bytes -= bytes;
+        self.taken_bytes += bytes;
+        if self.taken_bytes >= READ_PROGRESS_BYTES {
+            self.begin_taking(now);
+        }
+    }
+
+    fn begin_taking(&mut self, now: Now) {
+        self.slow_since_us = now.mono_us;
+        self.taken_bytes = 0;
+    }
+
+    /// Whether the client does not read what it asked for.
+    pub fn is_stalled(&self, now: Now) -> bool {
+        let waited_us = now.mono_us.saturating_sub(self.slow_since_us);
+        self.unsent_bytes > 0 && waited_us >= STALLED_READER_MS as u64 * 1_000
     }
 
     /// Response bytes that the socket has not taken.
@@ -91,6 +119,26 @@ impl Connection {
 mod tests {
     use super::*;
 
+    fn at_ms(ms: u64) -> Now {
+        Now { mono_us: ms * 1_000, wall_ms: 0 }
+    }
+
+    #[test]
+    fn a_client_is_stalled_that_takes_less_than_a_mebibyte_in_ten_seconds() {
+        let mut connection = Connection::new("/127.0.0.1".into());
+        assert!(!connection.is_stalled(at_ms(60_000)), "nothing is to be taken");
+        connection.begin(1, true);
+        connection.complete(1, vec![Bytes::from(vec![0; 3 * READ_PROGRESS_BYTES])]);
+        connection.pop_sendable(at_ms(60_000));
+        connection.on_sent(at_ms(65_000), READ_PROGRESS_BYTES - 1);
+        assert!(!connection.is_stalled(at_ms(69_999)));
+        assert!(connection.is_stalled(at_ms(70_000)));
+        connection.on_sent(at_ms(70_000), 1);
+        assert!(!connection.is_stalled(at_ms(79_999)));
+        connection.on_sent(at_ms(80_000), 2 * READ_PROGRESS_BYTES);
+        assert!(!connection.is_stalled(at_ms(1_000_000)), "it has everything");
+    }
+
     #[test]
     fn responses_keep_the_order_of_requests() {
         let mut connection = Connection::new("/127.0.0.1".into());
@@ -98,16 +146,16 @@ mod tests {
             connection.begin(request, false);
         }
         connection.complete(2, vec![Bytes::from_static(b"two")]);
-        assert_eq!(connection.pop_sendable(), None);
+        assert_eq!(connection.pop_sendable(at_ms(0)), None);
         connection.complete(1, vec![]);
-        assert_eq!(connection.pop_sendable(), Some(vec![]));
-        assert_eq!(connection.pop_sendable(), Some(vec![Bytes::from_static(b"two")]));
-        assert_eq!(connection.pop_sendable(), None);
+        assert_eq!(connection.pop_sendable(at_ms(0)), Some(vec![]));
+        assert_eq!(connection.pop_sendable(at_ms(0)), Some(vec![Bytes::from_static(b"two")]));
+        assert_eq!(connection.pop_sendable(at_ms(0)), None);
         assert_eq!(connection.unanswered().collect::<Vec<_>>(), [3]);
         assert!(!connection.is_idle());
         connection.complete(3, vec![]);
-        connection.pop_sendable();
+        connection.pop_sendable(at_ms(0));
         assert!(connection.is_idle());
-        connection.on_sent(3);
+        connection.on_sent(at_ms(0), 3);
     }
 }

@@ -106,8 +106,15 @@ impl FetchSessions {
                 }
                 session.epoch = epoch.checked_add(1).unwrap_or(1);
                 session.used_us = now_us;
+                let known = session.partitions.len();
                 session.update(flatten(topics), forgotten);
-                Ok(Admitted { session_id, incremental: true, partitions: session.partitions.clone() })
+                let partitions = session.partitions.clone();
+                if partitions.len() > known && self.held() > FETCH_SESSION_PARTITIONS_MAX {
+                    // It has grown too large to be remembered. The client comes back with all its partitions.
+                    self.sessions.remove(&session_id);
+                    return Err(ErrorCode::FetchSessionIdNotFound);
+                }
+                Ok(Admitted { session_id, incremental: true, partitions })
             }
         }
     }
@@ -126,6 +133,11 @@ impl FetchSessions {
         });
         let mut served: Vec<SessionPartition> = served.collect();
         session.partitions.append(&mut served);
+    }
+
+    /// The partitions of all sessions.
+    fn held(&self) -> usize {
+        self.sessions.values().map(|session| session.partitions.len()).sum()
     }
 
     /// A new session, or 0 where it cannot be remembered.
@@ -150,7 +162,7 @@ impl FetchSessions {
         if partitions > FETCH_SESSION_PARTITIONS_MAX {
             return false;
         }
-        let mut held: usize = self.sessions.values().map(|session| session.partitions.len()).sum();
+        let mut held = self.held();
         while self.sessions.len() >= FETCH_SESSIONS_PER_SHARD_MAX
             || held + partitions > FETCH_SESSION_PARTITIONS_MAX
         {
@@ -176,10 +188,7 @@ impl Session {
             for partition in named {
                 match positions.get(&partition.key) {
                     Some(at) => self.partitions[*at].request = partition.request,
-                    None if self.partitions.len() < FETCH_SESSION_PARTITIONS_MAX => {
-                        self.partitions.push(partition)
-                    }
-                    None => {}
+                    None => self.partitions.push(partition),
                 }
             }
         }

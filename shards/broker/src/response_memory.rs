@@ -73,6 +73,11 @@ impl ResponseMemory {
         self.waiting.pop_front()
     }
 
+    /// Whether requests wait.
+    pub(crate) fn is_short(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// All that wait, which are not to wait any longer.
     pub(crate) fn take_waiting(&mut self) -> VecDeque<u64> {
         std::mem::take(&mut self.waiting)

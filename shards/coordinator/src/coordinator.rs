@@ -1,6 +1,7 @@
 //! The life of a coordinator: recovery, leadership, requests, completed writes, timers.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 
 use types::Now;
@@ -11,14 +12,13 @@ use crate::group::{ClassicGroup, GroupState, join_error, sync_error};
 use crate::leave::{leave_error, on_leave_written};
 use crate::member_id::MemberIds;
 use crate::messages::*;
-use crate::metrics::Counters;
 use crate::offset_store::OffsetStore;
 use crate::offsets::{commit_error, commit_failed, delete_error, fetch_error};
 use crate::records::{DecodedRecord, GroupValue, decode_record, group_record, offset_record};
 use crate::timers::{TimerTask, Timers};
 use crate::{
-    Action, CoordinatorRecord, GroupConfig, GroupMetrics, GroupRequest, GroupResponse, ReplayError,
-    RequestContext, RequestToken, WriteId,
+    Action, CoordinatorRecord, GroupConfig, GroupCounts, GroupGauges, GroupRequest, GroupResponse,
+    ReplayError, RequestContext, RequestToken, WriteId,
 };
 
 /// The groups and committed offsets of one partition of `__consumer_offsets`.
@@ -40,7 +40,7 @@ pub struct GroupCoordinator {
     pub(crate) groups: BTreeMap<Arc<str>, ClassicGroup>,
     pub(crate) writes: Writes,
     timers: Timers,
-    counters: Counters,
+    counts: GroupCounts,
     /// The last group that the running check of offset retention has looked at.
     pub(crate) expiry_cursor: Option<Arc<str>>,
 }
@@ -57,7 +57,7 @@ impl GroupCoordinator {
             groups: BTreeMap::new(),
             writes: Writes::default(),
             timers: Timers::default(),
-            counters: Counters::default(),
+            counts: GroupCounts::default(),
             expiry_cursor: None,
         }
     }
@@ -222,7 +222,7 @@ impl GroupCoordinator {
                     Ok(()) => response,
                     Err(error) => commit_failed(response, error),
                 };
-                self.counters.offset_commits += if result.is_ok() { keys.len() as u64 } else { 0 };
+                self.counts.offset_commits += if result.is_ok() { keys.len() as u64 } else { 0 };
                 self.env(now, actions).respond(token, GroupResponse::OffsetCommit(response));
             }
             PendingWrite::OffsetDelete { token, response, offsets } => {
@@ -230,13 +230,13 @@ impl GroupCoordinator {
                     Ok(()) => response,
                     Err(error) => delete_error(append_error(error)),
                 };
-                self.counters.offset_deletions += if result.is_ok() { offsets } else { 0 };
+                self.counts.offset_deletions += if result.is_ok() { offsets } else { 0 };
                 self.env(now, actions).respond(token, GroupResponse::OffsetDelete(response));
             }
             PendingWrite::DeleteGroup { token, group, offsets } => {
                 let error = result.err().map_or(ErrorCode::None, append_error);
                 if result.is_ok() {
-                    self.counters.offset_deletions += offsets;
+                    self.counts.offset_deletions += offsets;
                     self.forget_deleted(&group);
                 }
                 let response = GroupResponse::DeleteGroup(deleted(kafka(&group), error));
@@ -245,7 +245,7 @@ impl GroupCoordinator {
             // What was not written is found again by the next check.
             PendingWrite::Cleanup { .. } if result.is_err() => {}
             PendingWrite::Cleanup { groups, expired } => {
-                self.counters.offsets_expired += expired;
+                self.counts.offsets_expired += expired;
                 groups.iter().for_each(|group| self.forget_deleted(group));
             }
         }
@@ -287,7 +287,7 @@ impl GroupCoordinator {
         match task {
             TimerTask::Session { member, .. } => {
                 if group.on_session_timer(&mut env, &member) {
-                    env.counters.members_expired += 1;
+                    env.counts.members_expired += 1;
                 }
             }
             TimerTask::InitialJoin { delay_ms, remaining_ms, .. } => {
@@ -326,28 +326,24 @@ impl GroupCoordinator {
         groups.chain(offsets)
     }
 
-    /// Gauges and counters. Goes over all groups.
-    pub fn metrics(&self) -> GroupMetrics {
-        let mut metrics = GroupMetrics {
-            groups_empty: if self.is_active { self.groups_without_members().count() } else { 0 },
-            offsets: self.offsets.len(),
-            rebalances_completed_total: self.counters.rebalances_completed,
-            members_expired_total: self.counters.members_expired,
-            offset_commits_total: self.counters.offset_commits,
-            offset_deletions_total: self.counters.offset_deletions,
-            offsets_expired_total: self.counters.offsets_expired,
-            ..GroupMetrics::default()
-        };
+    /// What there is at present. Goes over all groups with members.
+    pub fn gauges(&self) -> GroupGauges {
+        let mut gauges = GroupGauges { offsets: self.offsets.len(), ..GroupGauges::default() };
         for group in self.groups.values() {
-            metrics.members += group.members.len();
-            *match group.state {
-                GroupState::Empty => &mut metrics.groups_empty,
-                GroupState::PreparingRebalance => &mut metrics.groups_preparing_rebalance,
-                GroupState::CompletingRebalance => &mut metrics.groups_completing_rebalance,
-                GroupState::Stable => &mut metrics.groups_stable,
-            } += 1;
+            gauges.members += group.members.len();
+            match group.state {
+                GroupState::Empty => {}
+                GroupState::PreparingRebalance => gauges.preparing_rebalance += 1,
+                GroupState::CompletingRebalance => gauges.completing_rebalance += 1,
+                GroupState::Stable => gauges.stable += 1,
+            }
         }
-        metrics
+        gauges
+    }
+
+    /// What happened since this was asked last.
+    pub fn take_counts(&mut self) -> GroupCounts {
+        mem::take(&mut self.counts)
     }
 
     /// Panics if the coordinator contradicts itself. Goes over all groups; for sweeps of the
@@ -394,7 +390,7 @@ impl GroupCoordinator {
             config: &self.config,
             timers: &mut self.timers,
             writes: &mut self.writes,
-            counters: &mut self.counters,
+            counts: &mut self.counts,
             actions,
         }
     }
@@ -412,7 +408,7 @@ impl GroupCoordinator {
             config: &self.config,
             timers: &mut self.timers,
             writes: &mut self.writes,
-            counters: &mut self.counters,
+            counts: &mut self.counts,
             actions,
         };
         (group, env)

@@ -7,7 +7,7 @@ use types::Now;
 
 use crate::group::StaticReplacement;
 use crate::messages::*;
-use crate::metrics::Counters;
+use crate::metrics::GroupCounts;
 use crate::records::OffsetKey;
 use crate::timers::Timers;
 use crate::{Action, CoordinatorRecord, GroupConfig, GroupResponse, RequestToken, WriteId};
@@ -100,7 +100,7 @@ pub(crate) struct Env<'a> {
     pub config: &'a GroupConfig,
     pub timers: &'a mut Timers,
     pub writes: &'a mut Writes,
-    pub counters: &'a mut Counters,
+    pub counts: &'a mut GroupCounts,
     pub actions: &'a mut Vec<Action>,
 }
 

@@ -34,4 +34,4 @@ pub use config::GroupConfig;
 pub use coordinator::GroupCoordinator;
 pub use error::ReplayError;
 pub use messages::ErrorCode;
-pub use metrics::GroupMetrics;
+pub use metrics::{GroupCounts, GroupGauges};

@@ -109,7 +109,7 @@ impl ClassicGroup {
         }
         self.init_next_generation(env);
         if self.state == GroupState::Empty {
-            env.counters.rebalances_completed += 1;
+            env.counts.rebalances_completed += 1;
             let value = self.to_value(|_, _| Bytes::new());
             self.writes_in_flight += 1;
             let pending = PendingWrite::EmptyGroup { group: self.id.clone(), leave: None };
@@ -276,7 +276,7 @@ impl ClassicGroup {
         }
         assert!(self.members.keys().eq(assignment.keys()), "members change only with the generation");
         self.transition_to(env, GroupState::Stable);
-        env.counters.rebalances_completed += 1;
+        env.counts.rebalances_completed += 1;
         for (member_id, bytes) in assignment {
             self.set_assignment(member_id, bytes.clone());
             let response = self.sync_response(member_id);

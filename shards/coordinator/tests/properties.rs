@@ -191,8 +191,7 @@ proptest! {
         // Longer than every timeout of a request: new members, joins and syncs.
         world.tick(1_000_000);
         prop_assert!(world.waiting.is_empty(), "{:?}", world.waiting);
-        let metrics = world.coordinator.metrics();
-        prop_assert_eq!(metrics.members, 0);
+        prop_assert_eq!(world.coordinator.gauges().members, 0);
     }
 
     #[test]

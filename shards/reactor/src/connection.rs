@@ -16,7 +16,7 @@ use glommio::timer::Timer;
 use shard::Event;
 use socket2::SockRef;
 use types::ConnectionId;
-use types::limits::{CONNECTIONS_PER_SHARD_MAX, REQUEST_BYTES_IN_FLIGHT_PER_SHARD_MAX};
+use types::limits::REQUEST_BYTES_IN_FLIGHT_PER_SHARD_MAX;
 
 use crate::clock::to_us;
 use crate::core::ShardCore;
@@ -59,6 +59,7 @@ const IDLE_SWEEPS: u64 = 16;
 
 /// All connections of a shard.
 pub(crate) struct Connections {
+    count_max: usize,
     request_bytes_max: usize,
     idle_us_max: u64,
     open: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
@@ -124,8 +125,9 @@ enum Sent {
 }
 
 impl Connections {
-    pub(crate) fn new(request_bytes_max: usize, idle_max: Duration) -> Connections {
+    pub(crate) fn new(count_max: usize, request_bytes_max: usize, idle_max: Duration) -> Connections {
         Connections {
+            count_max,
             request_bytes_max,
             idle_us_max: to_us(idle_max),
             open: RefCell::default(),
@@ -252,7 +254,7 @@ impl<C: ShardCore> Driver<C> {
     }
 
     fn on_accepted(self: &Rc<Self>, stream: TcpStream) {
-        if self.connections.open.borrow().len() >= CONNECTIONS_PER_SHARD_MAX {
+        if self.connections.open.borrow().len() >= self.connections.count_max {
             self.metrics.connections_refused.increment(1);
             return;
         }
@@ -603,6 +605,14 @@ impl<C: ShardCore> Driver<C> {
     pub(crate) fn close_when_sent(&self, id: ConnectionId, reason: &str) {
         if let Some(connection) = self.connections.get(id) {
             self.close_in_order(&connection, CloseReason::Shard, reason);
+        }
+    }
+
+    /// Closes a connection at once.
+    pub(crate) fn abort(&self, id: ConnectionId, reason: &str) {
+        if let Some(connection) = self.connections.get(id) {
+            self.log_close(&connection, reason);
+            self.disconnect(&connection, CloseReason::Memory);
         }
     }
 

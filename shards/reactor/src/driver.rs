@@ -173,6 +173,7 @@ impl<C: ShardCore> Driver<C> {
         match effect {
             Effect::Respond { connection, parts } => self.respond(connection, parts),
             Effect::Close { connection, reason } => self.close_when_sent(connection, &reason),
+            Effect::Abort { connection, reason } => self.abort(connection, &reason),
             Effect::SetReading { connection, reading } => self.set_reading(connection, reading),
             Effect::SendToShard { to, message } => self.send_to_shard(to, message),
             Effect::SetPeers { peers } => self.set_peers(peers),

@@ -101,6 +101,16 @@ pub enum StartError {
         /// What is needed, KiB.
         needed_kib: u64,
     },
+    /// Too few files may be open at once.
+    #[error(
+        "only {limit} files may be open at once, these shards need {needed}: raise RLIMIT_NOFILE (ulimit -n {needed} or more, or LimitNOFILE= in the service), or start fewer shards"
+    )]
+    OpenFiles {
+        /// The limit.
+        limit: u64,
+        /// What is needed at least.
+        needed: u64,
+    },
     /// The kernel does not give io_uring.
     #[error(
         "io_uring is not available ({source}): allow it in the container's seccomp profile, set sysctl kernel.io_uring_disabled=0, and run Linux 5.8 or newer"

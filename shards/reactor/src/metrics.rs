@@ -15,7 +15,7 @@ pub(crate) enum CloseReason {
     Idle,
     /// The client sent a length that is not allowed.
     BadFrame,
-    /// A large request stood still while memory for requests was short.
+    /// A large request stood still while memory for requests was short, or a response while fetches waited for memory.
     Memory,
     /// The node ends.
     Stop,

@@ -24,7 +24,7 @@ use crate::error::{StartError, file_error};
 use crate::exit::{Exit, Fatal};
 use crate::groups::groups_folder;
 use crate::listen::open_listeners;
-use crate::machine::{self, IoMemory};
+use crate::machine::{self, Allowance};
 use crate::options::{NodeOptions, Placement};
 use crate::peer_identity::{Identity, Own};
 use crate::peer_link::Peers;
@@ -98,7 +98,7 @@ impl Node {
     {
         validate(&options)?;
         glommio::early_init();
-        let io_memory = machine::prepare(options.shards)?;
+        let allowance = machine::prepare(options.shards)?;
         let data_dir = open_data_dir(&options)?;
         let listeners = open_listeners(&options.listen, options.shards)?;
         let raft = open_listeners(&options.raft_listen, 1)?;
@@ -116,7 +116,7 @@ impl Node {
         let identity = Arc::new(Identity::new(own, cluster_id));
         let (sender, reports) = unbounded();
         let starter = Starter {
-            io_memory,
+            allowance,
             clock: Clock::new(),
             reports: Reports(sender),
             data_dir: Arc::new(data_dir),
@@ -270,7 +270,7 @@ fn abandon(links: Vec<ShardLink>) {
 /// What the threads of all shards are started with.
 struct Starter<F> {
     options: NodeOptions,
-    io_memory: IoMemory,
+    allowance: Allowance,
     clock: Clock,
     reports: Reports,
     data_dir: Arc<DataDir>,
@@ -327,7 +327,7 @@ impl<F> Starter<F> {
         let thread = ShardThread {
             shard,
             options: self.options.clone(),
-            io_memory: self.io_memory,
+            allowance: self.allowance,
             clock: self.clock,
             reports: self.reports.clone(),
             rings,
@@ -365,7 +365,7 @@ impl Drop for EndReport {
 struct ShardThread {
     shard: ShardId,
     options: NodeOptions,
-    io_memory: IoMemory,
+    allowance: Allowance,
     clock: Clock,
     reports: Reports,
     rings: RingEnds,
@@ -423,7 +423,7 @@ impl ShardThread {
         };
         LocalExecutorBuilder::new(placement)
             .name(&format!("shard-{}", self.shard))
-            .io_memory(self.io_memory.0)
+            .io_memory(self.allowance.io_memory)
             .spin_before_park(self.options.busy_poll)
             .ring_depth(RING_DEPTH)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
@@ -452,7 +452,11 @@ impl ShardThread {
         let driver = Driver::new(DriverParts {
             shard: self.shard,
             clock: self.clock,
-            connections: Connections::new(self.options.request_bytes_max, self.options.connections_max_idle),
+            connections: Connections::new(
+                self.allowance.connections,
+                self.options.request_bytes_max,
+                self.options.connections_max_idle,
+            ),
             disk: Disk::new(Segments::new(groups_folder(data_dir))),
             disk_queue,
             peers: Peers::new(self.shard, self.identity),

@@ -2,7 +2,7 @@
 
 use broker::{GroupOp, OpResult};
 use bytes::Bytes;
-use coordinator::{Action, CoordinatorRecord, GroupRequest, GroupResponse};
+use coordinator::{Action, CoordinatorRecord, GroupGauges, GroupRequest, GroupResponse};
 use partition::Position;
 use protocol::messages::ErrorCode;
 use raft_group::Role;
@@ -246,7 +246,24 @@ impl Shard {
         self.coordinators.remove(&group);
         let mut actions = Vec::new();
         coordinator.coordinator.on_resigned(&mut actions);
+        self.group_metrics.add(coordinator.coordinator.take_counts());
         self.answer_resigned(&mut coordinator, actions);
+    }
+
+    /// Shows what the coordinators hold and have done.
+    pub(crate) fn count_consumer_groups(&mut self) {
+        let mut of_all = GroupGauges::default();
+        for group in self.coordinators.clone() {
+            let Some(CoordinatorHost { coordinator, .. }) = self.coordinator(group) else { continue };
+            let (counts, gauges) = (coordinator.take_counts(), coordinator.gauges());
+            self.group_metrics.add(counts);
+            of_all.preparing_rebalance += gauges.preparing_rebalance;
+            of_all.completing_rebalance += gauges.completing_rebalance;
+            of_all.stable += gauges.stable;
+            of_all.members += gauges.members;
+            of_all.offsets += gauges.offsets;
+        }
+        self.group_metrics.set(of_all);
     }
 
     pub(crate) fn answer_resigned(&mut self, coordinator: &mut CoordinatorHost, actions: Vec<Action>) {

@@ -15,6 +15,7 @@ use types::{ConnectionId, DirectoryId, GroupId, NodeId, Offset, ShardId, Term};
 use broker::{Op, OpResult, OpToken};
 
 use crate::peer_message::PeerMessage;
+use crate::throttle::PullKinds;
 
 /// Identifies a disk request among those of its shard that are under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -157,6 +158,13 @@ pub enum Effect {
     },
     /// Write out what was given for the connection, then close it.
     Close {
+        /// The connection.
+        connection: ConnectionId,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// Close the connection at once; what it was given and has not taken goes.
+    Abort {
         /// The connection.
         connection: ConnectionId,
         /// Why, for the log.
@@ -364,6 +372,8 @@ pub enum ShardMessage {
         /// The number of the decision that was carried out.
         decision: u32,
     },
+    /// The sender has such pulls, and shares the node's rates for them with the others that do.
+    Pulls(PullKinds),
 }
 
 /// Who leads a group.

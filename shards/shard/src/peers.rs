@@ -478,6 +478,8 @@ impl Shard {
         if self.peers.count_at_us <= now.mono_us {
             self.peers.count_at_us = now.after_ms(COUNT_INTERVAL_MS);
             self.count_groups(now);
+            self.count_consumer_groups();
+            self.rest_pulls();
         }
     }
 

@@ -42,7 +42,7 @@ pub(crate) struct Read {
 pub(crate) enum Progress {
     /// Another piece is needed.
     Continue(Read),
-    /// Whole batches; empty when none is below the limit.
+    /// Whole batches.
     Found(Read, Bytes),
     /// The segment holds nothing of use: go on at the read's new offset.
     NextSegment(Read),
@@ -113,7 +113,7 @@ impl Read {
         match plan {
             ReadPlan::Batches(range) => {
                 let batches = chunk.slice(range);
-                match check_batches(&batches) {
+                match self.check_batches(&batches) {
                     Ok(()) => Progress::Found(self, batches),
                     Err(why) => {
                         let why = format!("segment {}: {why}", self.segment.segment);
@@ -130,6 +130,10 @@ impl Read {
                 Progress::Damaged(self, why)
             }
             ReadPlan::NeedMore { from, .. } if position + from as u64 >= self.segment.bytes => {
+                if let Some(target) = self.target().filter(|target| *target < self.segment.end) {
+                    let why = format!("segment {} has no batch with offset {target}", self.segment.segment);
+                    return Progress::Damaged(self, why);
+                }
                 self.offset = self.segment.end;
                 Progress::NextSegment(self)
             }
@@ -148,17 +152,38 @@ impl Read {
             }
         }
     }
-}
 
-/// Compares batches that were read from a disk with their checksums.
-fn check_batches(batches: &Bytes) -> Result<(), String> {
-    for batch in batch::batches(batches).filter(|_| !is_planted(Mutant::ReadsNotChecked)) {
-        let (header, range) = batch.map_err(|error| error.to_string())?;
-        let (offset, batch) = (header.base_offset, batches.slice(range));
-        batch::check_crc(&header, &batch)
-            .map_err(|error| format!("the batch at offset {offset}: {error}"))?;
+    /// The offset that the first batch must hold; none where a time is looked for.
+    fn target(&self) -> Option<Offset> {
+        (!matches!(self.want, Want::Timestamp { .. })).then_some(self.offset)
     }
-    Ok(())
+
+    /// Compares batches that were read from a disk with their checksums, and their offsets, which these do not cover, with each
+    /// other, the target and the segment's end. There is a batch: a limit lies between two, and behind the target.
+    fn check_batches(&self, batches: &Bytes) -> Result<(), String> {
+        if is_planted(Mutant::ReadsNotChecked) {
+            return Ok(());
+        }
+        if batches.is_empty() {
+            return Err(format!("no batch ends where the one with offset {} should", self.offset));
+        }
+        let mut expected = None;
+        for batch in batch::batches(batches) {
+            let (header, range) = batch.map_err(|error| error.to_string())?;
+            let (offset, batch) = (header.base_offset, batches.slice(range));
+            batch::check_crc(&header, &batch)
+                .map_err(|error| format!("the batch at offset {offset}: {error}"))?;
+            let is_in_place = match expected {
+                None => self.target().is_none_or(|target| offset <= target),
+                Some(expected) => offset == expected,
+            };
+            if !is_in_place || header.next_offset() > self.segment.end {
+                return Err(format!("the batch at offset {offset} is not the one that belongs there"));
+            }
+            expected = Some(header.next_offset());
+        }
+        Ok(())
+    }
 }
 
 /// Finds the first record at `timestamp_ms` or later, at `from` or behind, in a batch: (timestamp, offset).
@@ -183,4 +208,73 @@ pub(crate) struct FetchJob {
     pub asker: Asker,
     pub results: Vec<FetchedPartition>,
     pub reads_under_way: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::batch::{BatchBuilder, BatchOptions, assign};
+
+    use super::*;
+
+    /// Offsets 20 to 21, 22 to 24 and 25.
+    fn segment() -> (Vec<u8>, [usize; 3]) {
+        let mut bytes = Vec::new();
+        let mut next = Offset(20);
+        let starts = [2, 3, 1].map(|count| {
+            let mut batch = BatchBuilder::new(BatchOptions::default());
+            for number in 0..count {
+                batch.append(1_000 + number, None, Some(b"value"), &[]);
+            }
+            let mut batch = batch.build();
+            assign(&mut batch, next, 1);
+            next = BatchHeader::parse(&batch).expect("it was just built").next_offset();
+            let start = bytes.len();
+            bytes.extend_from_slice(&batch);
+            start
+        });
+        (bytes, starts)
+    }
+
+    fn read(bytes: &[u8], offset: i64) -> Progress {
+        let position = SegmentPosition {
+            segment: Offset(20),
+            bytes: bytes.len() as u64,
+            end: Offset(26),
+            position: Some(0),
+        };
+        let want = Want::Fetch { job: 1, slot: 0, limit: Offset(40), max_bytes: 1 << 20 };
+        Read::new(GroupId(7), want, Offset(offset), position).on_bytes(Bytes::copy_from_slice(bytes))
+    }
+
+    /// What was found, or why nothing was.
+    fn outcome(progress: Progress) -> Result<usize, String> {
+        match progress {
+            Progress::Found(_, batches) => Ok(batches.len()),
+            Progress::Damaged(_, why) => Err(why),
+            Progress::Continue(_) | Progress::NextSegment(_) => panic!("the segment is whole"),
+        }
+    }
+
+    #[test]
+    fn offsets_that_checksums_do_not_cover_are_checked() {
+        const LAST_OFFSET_DELTA_AT: usize = 23;
+        let (bytes, [first, second, third]) = segment();
+        assert_eq!(outcome(read(&bytes, 21)), Ok(bytes.len()));
+        assert_eq!(outcome(read(&bytes, 22)), Ok(bytes.len() - second));
+        assert_eq!(outcome(read(&bytes, 25)), Ok(bytes.len() - third));
+        let damaged = |at: usize, bit: u8, offset: i64| {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= bit;
+            outcome(read(&bytes, offset)).expect_err("damage is found")
+        };
+        // Base offsets: lower than the last one before, at or below the target, behind the segment, behind the limit.
+        assert!(damaged(second + 7, 16, 23).contains("holds no batch at byte"));
+        assert!(damaged(first + 7, 16, 20).contains("is not the one that belongs there"));
+        assert!(damaged(third + 7, 2, 25).contains("is not the one that belongs there"));
+        assert!(damaged(third + 5, 1, 25).contains("no batch ends where"));
+        // In the middle of what is read: nothing is given to be read beyond the gap.
+        assert!(damaged(third + 7, 2, 20).contains("is not the one that belongs there"));
+        // The count of offsets, far behind the limit.
+        assert!(damaged(first + LAST_OFFSET_DELTA_AT, 1, 20).contains("no batch ends where"));
+    }
 }

@@ -15,6 +15,7 @@ use types::{GroupId, NodeId, Now, PartitionIndex, ReplicaId, ShardId};
 use crate::disk::DiskWork;
 use crate::elected::ElectedWaits;
 use crate::event::{Effect, Event, FatalReason, LeaderChange, PeerAddress, ShardMessage};
+use crate::group_metrics::GroupMetrics;
 use crate::leadership::Handover;
 use crate::metadata_host::{MetadataHost, Registration, logged_directories};
 use crate::partition_host::{Answer, Asker, PartitionHost};
@@ -50,8 +51,7 @@ pub struct ShardConfig {
     pub leader_balance_interval_ms: Option<i64>,
     /// Whether brokers that join get their share of the partitions by themselves [`auto.replica.rebalance.enable`].
     pub shares_out: bool,
-    /// Bytes per second that replicas which are new on this shard may pull [`replica.move.bytes.per.second.max`, a share
-    /// of it].
+    /// Bytes per second that replicas which are new on this node may pull [`replica.move.bytes.per.second.max`].
     pub move_bytes_per_second_max: u64,
     /// The source of all ids and time-outs; differs at each start of the process.
     pub seed: u64,
@@ -126,6 +126,7 @@ pub struct Shard {
     pub(crate) image: Arc<MetadataImage>,
     pub(crate) peers: Peers,
     pub(crate) raft_metrics: RaftMetrics,
+    pub(crate) group_metrics: GroupMetrics,
     /// Replicas that are being removed here, and whether the WAL has durably forgotten them. Another one of the same group
     /// is made only when nothing is under way for the former one.
     removing: BTreeMap<GroupId, bool>,
@@ -176,6 +177,7 @@ impl Shard {
             moving: BTreeSet::new(),
             is_changing_voters: false,
             raft_metrics: RaftMetrics::new(config.shard),
+            group_metrics: GroupMetrics::new(config.shard),
             pulling: BTreeMap::new(),
             pull_rates: PullRates::new(now, config.move_bytes_per_second_max),
             paced_pulls: BTreeMap::new(),
@@ -341,6 +343,7 @@ impl Shard {
             ShardMessage::Image(image) => self.on_image(now, image),
             ShardMessage::Leader(change) => self.on_leader(change),
             ShardMessage::Moved { group, decision } => self.on_moved(group, decision),
+            ShardMessage::Pulls(kinds) => self.on_other_pulls(now, from, kinds),
             ShardMessage::Alive(alive) => self.on_alive(now, alive),
             ShardMessage::FromPeer { peer, message } => self.on_peer_message(now, peer, message),
         }
@@ -371,6 +374,7 @@ impl Shard {
         match output {
             Output::Respond { connection, parts } => self.effects.push(Effect::Respond { connection, parts }),
             Output::Close { connection, reason } => self.effects.push(Effect::Close { connection, reason }),
+            Output::Abort { connection, reason } => self.effects.push(Effect::Abort { connection, reason }),
             Output::SetReading { connection, reading } => {
                 self.effects.push(Effect::SetReading { connection, reading });
             }

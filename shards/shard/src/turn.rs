@@ -33,6 +33,7 @@ impl Shard {
             self.continue_handover(now);
         }
         self.send_leaders();
+        self.tell_pulls();
         // A leader's entries are on their way to the others while it writes them itself.
         self.peers.flush(&mut self.effects);
         self.wal.flush(&mut self.effects);

@@ -20,7 +20,9 @@ impl World {
     pub(crate) fn carry_out(&mut self, place: Place, effect: Effect) {
         match effect {
             Effect::Respond { connection, parts } => self.respond(connection, &parts),
-            Effect::Close { connection, reason } => self.close(place, connection, &reason),
+            Effect::Close { connection, reason } | Effect::Abort { connection, reason } => {
+                self.close(place, connection, &reason)
+            }
             Effect::SetReading { connection, reading } => self.set_reading(place, connection, reading),
             Effect::SendToShard { to, message } => {
                 assert_ne!(to, place.shard, "a shard sends to others only");

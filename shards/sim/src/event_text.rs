@@ -27,6 +27,7 @@ impl World {
                     ShardMessage::OpDone { token, .. } => format!("op done {token:?}"),
                     ShardMessage::Image(image) => format!("image {}", image.epoch()),
                     ShardMessage::Leader(change) => format!("{change:?}"),
+                    ShardMessage::Pulls(kinds) => format!("pulls {kinds:?}"),
                     ShardMessage::Alive(alive) => format!("alive {alive:?}"),
                     ShardMessage::Moved { group, decision } => format!("moved {group} as decided {decision}"),
                     ShardMessage::FromPeer { peer, message } => {

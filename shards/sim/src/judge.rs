@@ -72,21 +72,21 @@ impl Judge {
         self.durable.on_recovered(node, wals.iter());
     }
 
-    /// Looks at a shard between two steps.
+    /// Looks at a shard at the end of a turn.
     ///
     /// # Panics
     ///
     /// When something does not hold.
-    pub(crate) fn look(&mut self, look: Look<'_>, quorums: &mut Quorums, coverage: &mut Coverage) {
-        let Look { node, incarnation, shard, .. } = look;
+    pub(crate) fn look(&mut self, look: Look<'_>, coverage: &mut Coverage) {
+        let Look { node, incarnation, shard, now_us, awake_us, lag_ms_max } = look;
         self.note_deleted(node, shard);
-        self.note_decided(shard);
         for status in shard.groups() {
             if self.deleted.contains(&status.group) {
                 continue;
             }
             if status.role.serving {
-                self.look_at_in_sync(look, status, quorums, coverage);
+                let of = (node, incarnation);
+                self.in_sync.look(of, shard, status, now_us, awake_us, lag_ms_max, &self.durable, coverage);
             }
             let key = (node, status.group);
             let is_same = |seen: &Seen| seen.incarnation == incarnation && seen.status.own == status.own;
@@ -123,27 +123,6 @@ impl Judge {
         }
     }
 
-    fn look_at_in_sync(
-        &mut self,
-        look: Look<'_>,
-        status: GroupStatus,
-        quorums: &mut Quorums,
-        coverage: &mut Coverage,
-    ) {
-        let Look { node, incarnation, shard, now_us, awake_us, lag_ms_max } = look;
-        let of = (node, incarnation);
-        self.in_sync.look(of, shard, status, now_us, awake_us, lag_ms_max, &self.durable, coverage);
-        if let Some((topic, index)) = shard.image().partition_of_group(status.group)
-            && topic.config.min_insync_replicas > 1
-        {
-            let is_enough = shard.in_sync(status.group).len() >= topic.config.min_insync_replicas;
-            if !is_enough {
-                coverage.mark("too few in sync");
-            }
-            quorums.on_look((incarnation, topic.id, index.0), is_enough, now_us);
-        }
-    }
-
     /// Log matching: what stands at an index in a term is the same everywhere, terms only grow along a log, and what a replica has
     /// of a leader's term stays there for as long as the term lasts.
     fn check_log(&mut self, node: usize, shard: &Shard, seen: Option<Seen>, status: GroupStatus) {
@@ -176,11 +155,29 @@ impl Judge {
         }
     }
 
-    /// Notes what leaders on a shard take for committed, before others hear of it.
-    pub(crate) fn note_decided(&mut self, shard: &Shard) {
-        for GroupStatus { group, committed, .. } in shard.groups().filter(|status| status.is_leader) {
+    /// Notes after each step what leaders on a shard take for committed, before others hear of it, and whether they have enough
+    /// in-sync replicas: both may change more than once in a turn.
+    pub(crate) fn note_leaders(
+        &mut self,
+        shard: &Shard,
+        incarnation: u64,
+        now_us: u64,
+        quorums: &mut Quorums,
+        coverage: &mut Coverage,
+    ) {
+        for GroupStatus { group, committed, role, .. } in shard.groups().filter(|status| status.is_leader) {
             let known = self.committed.entry(group).or_insert(GROUP_BEGINS_BEHIND);
             *known = committed.max(*known);
+            if role.serving
+                && let Some((topic, index)) = shard.image().partition_of_group(group)
+                && topic.config.min_insync_replicas > 1
+            {
+                let is_enough = shard.in_sync(group).len() >= topic.config.min_insync_replicas;
+                if !is_enough {
+                    coverage.mark("too few in sync");
+                }
+                quorums.on_look((incarnation, topic.id, index.0), is_enough, now_us);
+            }
         }
     }
 

@@ -351,10 +351,7 @@ impl World {
             self.schedule_at_node(delay_us, place.node, Happening::Turn(place));
         }
         let fails = effects.iter().any(|effect| matches!(effect, Effect::Fatal(_)));
-        match ends_turn {
-            true if !fails => self.look(place),
-            _ => self.judge.note_decided(&self.nodes[place.node].lane(place.shard).shard),
-        }
+        self.look(place, ends_turn && !fails);
         for effect in effects {
             if self.nodes[place.node].runs() {
                 self.carry_out(place, effect);
@@ -362,12 +359,17 @@ impl World {
         }
     }
 
-    /// Judges a shard at the end of a turn, before anybody hears of what it did.
-    fn look(&mut self, place: Place) {
+    /// Takes note of a step, and judges the shard at the end of a turn, before anybody hears of what it did.
+    fn look(&mut self, place: Place, is_judged: bool) {
         let node = &mut self.nodes[place.node];
         let incarnation = node.incarnation().expect("the process runs");
         let awake_us = node.awake_us;
         let lane = node.lane(place.shard);
+        let (quorums, coverage) = (&mut self.model.quorums, &mut self.coverage);
+        self.judge.note_leaders(&lane.shard, incarnation, self.now_us, quorums, coverage);
+        if !is_judged {
+            return;
+        }
         lane.shard.assert_consistent();
         let look = Look {
             node: place.node,
@@ -377,7 +379,7 @@ impl World {
             awake_us,
             lag_ms_max: self.plan.node.replica_lag_ms_max,
         };
-        self.judge.look(look, &mut self.model.quorums, &mut self.coverage);
+        self.judge.look(look, &mut self.coverage);
     }
 
     fn on_turn(&mut self, place: Place) {

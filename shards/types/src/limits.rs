@@ -89,7 +89,7 @@ pub const RESPONSE_BYTES_QUEUED_PER_CONNECTION_MAX: usize = 16 * 1024 * 1024;
 /// Request bytes under way in one shard, over all its connections, before all of them wait.
 pub const REQUEST_BYTES_IN_FLIGHT_PER_SHARD_MAX: usize = tight(128 * 1024 * 1024, 4 * 1024 * 1024);
 
-/// Client connections of one shard. The next one is closed at once.
+/// Client connections of one shard; fewer where the process may not open so many files. The next one is closed at once.
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 10_000;
 
 /// Messages in one ring between two shards.

@@ -318,6 +318,36 @@ fn memory_comes_free_when_responses_are_sent_or_their_connections_are_gone() {
 }
 
 #[test]
+fn clients_that_do_not_read_are_cut_off_while_others_wait_for_their_memory() {
+    let mut world = World::new();
+    let (holders, size) = use_up_memory(&mut world);
+    let record = batch(8 * 1024 * 1024, Default::default());
+    send(&mut world, 12, &fetch_request(&[partition(0, 0)]));
+    world.serve(|op| every(op, 1, std::slice::from_ref(&record)));
+    world.pop_frame();
+    world.pass_ms(60_000);
+    assert!(world.aborted.is_empty(), "nobody waits");
+    let waiting = ConnectionId(2);
+    world.broker.on_connected(waiting, "/10.0.0.2".to_owned());
+    world.send(waiting, 12, &Request::Fetch(fetch_request(&[partition(0, 0)])));
+    world.pass_ms(9_999);
+    // This one reads, if slowly.
+    world.broker.on_response_sent(world.now, holders[0], size - 9 * 1024 * 1024);
+    world.pump();
+    world.pass_ms(1);
+    let cut_off: Vec<ConnectionId> = world.aborted.iter().map(|(id, _)| *id).collect();
+    assert!(!cut_off.contains(&holders[0]) && !cut_off.contains(&waiting));
+    assert_eq!(cut_off.len(), holders.len(), "the other holders and the first client");
+    world.pass_ms(1_000);
+    assert_eq!(world.aborted.len(), holders.len(), "each is told once");
+    world.broker.on_disconnected(world.now, cut_off[1]);
+    world.pump();
+    assert_eq!(world.ops.len(), 1, "the fetch goes on");
+    world.pass_ms(1_000);
+    assert_eq!(world.broker.next_deadline_us(), None);
+}
+
+#[test]
 fn a_fetch_that_waits_for_memory_may_go_and_ends_with_the_broker() {
     let mut world = World::new();
     use_up_memory(&mut world);
@@ -633,6 +663,19 @@ fn a_large_session_in_use_does_not_go_for_another() {
     assert!(open_session(&mut world) > 0);
     let response = fetch(&mut world, &in_session(large.session_id, 1, &[]), |op| panic!("gone: {op:?}"));
     assert_eq!(code(response.error_code), ErrorCode::FetchSessionIdNotFound);
+}
+
+#[test]
+fn a_session_that_outgrows_what_is_remembered_ends() {
+    let mut world = World::new();
+    let session = open_session(&mut world);
+    let more: Vec<FetchPartition> =
+        (0..FETCH_SESSION_PARTITIONS_MAX).map(|index| partition(1_000 + index as i32, 0)).collect();
+    let refused = |request: &FetchRequestData, world: &mut World| {
+        code(fetch(world, request, |op| panic!("refused at once: {op:?}")).error_code)
+    };
+    assert_eq!(refused(&in_session(session, 1, &more), &mut world), ErrorCode::FetchSessionIdNotFound);
+    assert_eq!(refused(&in_session(session, 2, &[]), &mut world), ErrorCode::FetchSessionIdNotFound);
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub struct World {
     /// Responses without their length prefix.
     pub responses: VecDeque<(ConnectionId, Bytes)>,
     pub closed: Vec<(ConnectionId, String)>,
+    pub aborted: Vec<(ConnectionId, String)>,
     /// Changes of reading, in order.
     pub reading: Vec<(ConnectionId, bool)>,
     next_correlation_id: i32,
@@ -75,6 +76,7 @@ impl World {
             ops: VecDeque::new(),
             responses: VecDeque::new(),
             closed: Vec::new(),
+            aborted: Vec::new(),
             reading: Vec::new(),
             next_correlation_id: 100,
         };
@@ -145,6 +147,7 @@ impl World {
                     self.responses.push_back((connection, frame));
                 }
                 Output::Close { connection, reason } => self.closed.push((connection, reason)),
+                Output::Abort { connection, reason } => self.aborted.push((connection, reason)),
                 Output::SetReading { connection, reading } => self.reading.push((connection, reading)),
             }
         }

@@ -83,12 +83,9 @@ fn half_frames_and_silence_end_with_the_idle_time() {
     let mut silent = connect(&node);
     let mut half = connect(&node);
     half.write_all(&[0, 0, 0, 9, 1, 2, 3]).expect("sent");
-    let mut lively = connect(&node);
     assert!(is_closed(&mut silent));
     // Bytes alone are no sign of life, only requests are.
     assert!(is_closed(&mut half));
-    send(&mut lively, b"");
-    assert!(is_closed(&mut lively) || receive(&mut lively).is_empty());
     assert_eq!(node.stop(), Exit::Finished);
 }
 
@@ -132,6 +129,42 @@ fn a_slow_reader_holds_up_nobody_and_loses_nothing() {
     assert_eq!(receive(&mut slow), b"x");
     assert_eq!(node.stop(), Exit::Finished);
     assert_eq!(sent.load(Ordering::Relaxed), PARTS * PART_BYTES + 5);
+}
+
+#[test]
+fn an_aborted_connection_ends_with_what_it_was_given() {
+    const PARTS: usize = 48;
+    let dir = temporary();
+    let (sender, ends) = crossbeam_channel::unbounded();
+    let node = start(dir.path(), 1, move |_, _| {
+        let sender = sender.clone();
+        closure_core(move |_, event, effects, _| match event {
+            Event::Frame { connection, frame } if &frame[..] == b"much" => {
+                let parts = (0..PARTS).map(|part| Bytes::from(patterned(1 << 20, part))).collect();
+                effects.push(Effect::Respond { connection, parts });
+            }
+            Event::Frame { connection, frame } => {
+                effects.push(Effect::Abort { connection: ConnectionId(0), reason: "a test".to_owned() });
+                effects.push(respond(connection, frame));
+            }
+            Event::Disconnected { connection } => sender.send(connection).expect("the test listens"),
+            _ => {}
+        })
+    });
+    let mut slow = connect(&node);
+    send(&mut slow, b"much");
+    // It has begun to come.
+    let mut bytes = vec![0; 1 << 20];
+    slow.read_exact(&mut bytes).expect("read");
+    let mut other = connect(&node);
+    send(&mut other, b"cut it off");
+    assert_eq!(receive(&mut other), b"cut it off");
+    assert_eq!(ends.recv_timeout(PATIENCE).expect("an end"), ConnectionId(0));
+    let mut rest = Vec::new();
+    // Its end may come as a reset.
+    let _ = slow.read_to_end(&mut rest);
+    assert!(rest.len() < (PARTS - 1) << 20, "{} bytes more", rest.len());
+    assert_eq!(node.stop(), Exit::Finished);
 }
 
 #[test]
