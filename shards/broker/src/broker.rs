@@ -468,8 +468,8 @@ impl Broker {
             return;
         }
         for (connection, found) in &mut self.connections {
-            if found.is_stalled(now) && !found.closing {
-                found.closing = true;
+            if found.is_stalled(now) && !found.aborted {
+                (found.closing, found.aborted) = (true, true);
                 let reason = "it does not read its responses, and others wait for their memory".to_owned();
                 self.outputs.push(Output::Abort { connection: *connection, reason });
             }
@@ -518,8 +518,8 @@ impl Broker {
         self.record_latency(&pending, now);
         let Some(connection) = self.connections.get_mut(&pending.connection) else { return };
         self.state.memory.on_response(parts.iter().map(Bytes::len).sum());
-        connection.complete(request, parts);
-        while let Some(parts) = connection.pop_sendable(now) {
+        connection.complete(now, request, parts);
+        while let Some(parts) = connection.pop_sendable() {
             if !parts.is_empty() {
                 self.outputs.push(Output::Respond { connection: pending.connection, parts });
             }

@@ -20,11 +20,15 @@ pub(crate) struct Connection {
     pub client_host: String,
     slots: VecDeque<Slot>,
     unsent_bytes: usize,
-    /// While bytes are unsent: since when fewer than [`READ_PROGRESS_BYTES`] of them have been taken, and how many.
+    /// Of responses that are known, whether or not those before them are: what the socket has not taken.
+    response_bytes: usize,
+    /// While there are any: since when fewer than [`READ_PROGRESS_BYTES`] of them have been taken, and how many.
     slow_since_us: u64,
     taken_bytes: usize,
     pub reading: bool,
     pub closing: bool,
+    /// It was told to be closed at once.
+    pub aborted: bool,
 }
 
 #[derive(Debug)]
@@ -45,7 +49,11 @@ impl Connection {
     }
 
     /// The request's response is known; empty where none is due.
-    pub fn complete(&mut self, request: u64, parts: Vec<Bytes>) {
+    pub fn complete(&mut self, now: Now, request: u64, parts: Vec<Bytes>) {
+        if self.response_bytes == 0 {
+            self.begin_taking(now);
+        }
+        self.response_bytes += parts.iter().map(Bytes::len).sum::<usize>();
         let slot = self.slots.iter_mut().find(|slot| slot.request == request);
         let slot = slot.expect("a request keeps its slot until it is answered");
         assert!(slot.response.is_none(), "a request is answered once");
@@ -58,12 +66,9 @@ impl Connection {
     }
 
     /// The next response that may be sent.
-    pub fn pop_sendable(&mut self, now: Now) -> Option<Vec<Bytes>> {
+    pub fn pop_sendable(&mut self) -> Option<Vec<Bytes>> {
         self.slots.front()?.response.as_ref()?;
         let parts = self.slots.pop_front()?.response?;
-        if self.unsent_bytes == 0 {
-            self.begin_taking(now);
-        }
         self.unsent_bytes += parts.iter().map(Bytes::len).sum::<usize>();
         Some(parts)
     }
@@ -72,6 +77,7 @@ impl Connection {
     pub fn on_sent(&mut self, now: Now, bytes: usize) {
         assert!(bytes <= self.unsent_bytes, "no more is sent than was given");
         self.unsent_bytes -= bytes;
+        self.response_bytes -= bytes;
         self.taken_bytes += bytes;
         if self.taken_bytes >= READ_PROGRESS_BYTES {
             self.begin_taking(now);
@@ -83,16 +89,16 @@ impl Connection {
         self.taken_bytes = 0;
     }
 
-    /// Whether the client does not read what it asked for.
+    /// Whether responses have taken memory for long, since the client does not read them or asked for something before them that
+    /// does not end.
     pub fn is_stalled(&self, now: Now) -> bool {
         let waited_us = now.mono_us.saturating_sub(self.slow_since_us);
-        self.unsent_bytes > 0 && waited_us >= STALLED_READER_MS as u64 * 1_000
+        self.response_bytes > 0 && waited_us >= STALLED_READER_MS as u64 * 1_000
     }
 
     /// Response bytes that the socket has not taken.
     pub fn response_bytes(&self) -> usize {
-        let held = self.slots.iter().filter_map(|slot| slot.response.as_ref()).flatten();
-        self.unsent_bytes + held.map(Bytes::len).sum::<usize>()
+        self.response_bytes
     }
 
     /// The requests that have no response yet.
@@ -128,8 +134,8 @@ mod tests {
         let mut connection = Connection::new("/127.0.0.1".into());
         assert!(!connection.is_stalled(at_ms(60_000)), "nothing is to be taken");
         connection.begin(1, true);
-        connection.complete(1, vec![Bytes::from(vec![0; 3 * READ_PROGRESS_BYTES])]);
-        connection.pop_sendable(at_ms(60_000));
+        connection.complete(at_ms(60_000), 1, vec![Bytes::from(vec![0; 3 * READ_PROGRESS_BYTES])]);
+        connection.pop_sendable();
         connection.on_sent(at_ms(65_000), READ_PROGRESS_BYTES - 1);
         assert!(!connection.is_stalled(at_ms(69_999)));
         assert!(connection.is_stalled(at_ms(70_000)));
@@ -145,16 +151,16 @@ mod tests {
         for request in 1..=3 {
             connection.begin(request, false);
         }
-        connection.complete(2, vec![Bytes::from_static(b"two")]);
-        assert_eq!(connection.pop_sendable(at_ms(0)), None);
-        connection.complete(1, vec![]);
-        assert_eq!(connection.pop_sendable(at_ms(0)), Some(vec![]));
-        assert_eq!(connection.pop_sendable(at_ms(0)), Some(vec![Bytes::from_static(b"two")]));
-        assert_eq!(connection.pop_sendable(at_ms(0)), None);
+        connection.complete(at_ms(0), 2, vec![Bytes::from_static(b"two")]);
+        assert_eq!(connection.pop_sendable(), None);
+        connection.complete(at_ms(0), 1, vec![]);
+        assert_eq!(connection.pop_sendable(), Some(vec![]));
+        assert_eq!(connection.pop_sendable(), Some(vec![Bytes::from_static(b"two")]));
+        assert_eq!(connection.pop_sendable(), None);
         assert_eq!(connection.unanswered().collect::<Vec<_>>(), [3]);
         assert!(!connection.is_idle());
-        connection.complete(3, vec![]);
-        connection.pop_sendable(at_ms(0));
+        connection.complete(at_ms(0), 3, vec![]);
+        connection.pop_sendable();
         assert!(connection.is_idle());
         connection.on_sent(at_ms(0), 3);
     }

@@ -1,6 +1,7 @@
 //! The errors of this crate and the Kafka code of each.
 
 use protocol::ErrorCode;
+use types::limits::METADATA_BYTES_MAX;
 use types::{DirectoryId, NodeId, TopicId};
 
 use crate::topic_id::topic_id_text;
@@ -142,6 +143,11 @@ pub enum MetadataError {
         /// Why it is refused.
         reason: String,
     },
+    /// All nodes hold the metadata, and send it to each other.
+    #[error(
+        "the cluster's metadata would be larger than {METADATA_BYTES_MAX} bytes: it has too many partitions, or topics with too long configurations"
+    )]
+    TooLarge,
     /// Fields that contradict each other.
     #[error("the request is invalid: {0}")]
     InvalidRequest(String),
@@ -181,6 +187,7 @@ impl MetadataError {
             MetadataError::InvalidReplicationFactor(_) => ErrorCode::InvalidReplicationFactor,
             MetadataError::InvalidReplicaAssignment(_) => ErrorCode::InvalidReplicaAssignment,
             MetadataError::InvalidConfig { .. } => ErrorCode::InvalidConfig,
+            MetadataError::TooLarge => ErrorCode::PolicyViolation,
             MetadataError::InvalidRequest(_) => ErrorCode::InvalidRequest,
         }
     }

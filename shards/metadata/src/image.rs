@@ -112,11 +112,36 @@ pub struct MetadataImage {
     names_by_collision_key: SharedMap<String, Arc<str>>,
     groups: SharedMap<GroupId, (Arc<str>, PartitionIndex)>,
     next_group: GroupId,
+    /// What all topics take in a snapshot, without their partitions.
+    topics_bytes: usize,
     cluster_configs: Arc<BTreeMap<String, String>>,
     broker_configs: Arc<BTreeMap<NodeId, BTreeMap<String, String>>>,
     static_settings: StaticSettings,
     default_topic_config: Arc<TopicConfig>,
     broker_defaults: Arc<BrokerDefaults>,
+}
+
+/// What parts of a snapshot take at most, without their text.
+const FIXED_BYTES: usize = 4096;
+const BROKER_BYTES: usize = 1024;
+const TOPIC_BYTES: usize = 32;
+const PARTITION_BYTES: usize = 16;
+/// A broker of a partition, in each of its lists.
+const REPLICA_BYTES: usize = 12;
+const CONFIG_BYTES: usize = 12;
+
+/// What so many partitions with so many replicas take.
+pub(crate) fn partition_bytes(partitions: usize, replicas: usize) -> usize {
+    PARTITION_BYTES * partitions + REPLICA_BYTES * replicas
+}
+
+/// What a topic takes without its partitions.
+pub(crate) fn topic_bytes<'a>(
+    name: &str,
+    configs: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> usize {
+    let of_configs = configs.into_iter().map(|(name, value)| CONFIG_BYTES + name.len() + value.len());
+    TOPIC_BYTES + name.len() + of_configs.sum::<usize>()
 }
 
 impl Default for MetadataImage {
@@ -145,6 +170,7 @@ impl MetadataImage {
             groups: SharedMap::default(),
             // Group 0 is the metadata's own.
             next_group: GroupId(1),
+            topics_bytes: 0,
             cluster_configs: Arc::new(cluster_configs),
             broker_configs: Arc::default(),
             static_settings,
@@ -191,6 +217,15 @@ impl MetadataImage {
     /// The replicas that are to vote in the metadata group, ascending.
     pub fn metadata_replicas(&self) -> Vec<ReplicaId> {
         self.voters().map(|(node, voter)| ReplicaId { node, generation: voter.generation }).collect()
+    }
+
+    /// The bytes of a snapshot of this image, or somewhat more.
+    pub(crate) fn snapshot_bytes(&self) -> usize {
+        let replicas: u32 = self.loads.values().map(|load| load.replicas).sum();
+        FIXED_BYTES
+            + BROKER_BYTES * self.brokers.len().max(self.voters.len())
+            + self.topics_bytes
+            + partition_bytes(self.partition_count(), replicas as usize)
     }
 
     pub(crate) fn next_voter_generation(&self) -> u32 {
@@ -372,6 +407,7 @@ impl MetadataImage {
             assert!(previous.is_none(), "topic {name} collides with another one");
         }
         self.index_partitions(&name, 0, &partitions);
+        self.topics_bytes += topic_bytes(&name, &configs);
         let config = self.resolve_topic_config(&configs);
         let internal = is_internal_topic(&name);
         let topic = Topic { name: name.clone(), id, partitions, configs, config, internal };
@@ -381,6 +417,7 @@ impl MetadataImage {
     pub(crate) fn remove_topic(&mut self, topic: &Topic) {
         assert!(self.topics.remove(&*topic.name).is_some(), "topic {} is not there", topic.name);
         self.names_by_id.remove(&topic.id);
+        self.topics_bytes -= topic_bytes(&topic.name, &topic.configs);
         if let Some(key) = collision_key(&topic.name) {
             self.names_by_collision_key.remove(&key);
         }
@@ -412,6 +449,8 @@ impl MetadataImage {
 
     pub(crate) fn set_topic_configs(&mut self, topic: &Topic, configs: BTreeMap<String, String>) {
         let config = self.resolve_topic_config(&configs);
+        self.topics_bytes += topic_bytes(&topic.name, &configs);
+        self.topics_bytes -= topic_bytes(&topic.name, &topic.configs);
         let topic = Topic { configs, config, ..topic.clone() };
         self.topics.insert(topic.name.clone(), Arc::new(topic));
     }

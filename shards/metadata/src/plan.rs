@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use types::limits::PARTITIONS_MAX;
+use types::limits::{METADATA_BYTES_MAX, PARTITIONS_MAX};
 use types::{NodeId, TopicId};
 
 use crate::command::{Command, PartitionSpec};
 use crate::error::MetadataError;
-use crate::image::{MetadataImage, Topic};
+use crate::image::{MetadataImage, Topic, partition_bytes, topic_bytes};
 use crate::names::{collision_key, is_internal_topic, validate_topic_name};
 use crate::partition::Partition;
 use crate::placement::Placer;
@@ -70,6 +70,8 @@ pub struct CreateTopicPlanner<'a> {
     /// The names of this request by what they collide on.
     collision_keys: BTreeMap<String, String>,
     partitions: usize,
+    /// What the topics planned so far add to the metadata.
+    bytes: usize,
 }
 
 impl<'a> CreateTopicPlanner<'a> {
@@ -81,6 +83,7 @@ impl<'a> CreateTopicPlanner<'a> {
             names: BTreeSet::new(),
             collision_keys: BTreeMap::new(),
             partitions: image.partition_count(),
+            bytes: 0,
         }
     }
 
@@ -90,7 +93,7 @@ impl<'a> CreateTopicPlanner<'a> {
     /// # Errors
     ///
     /// `InvalidTopicName`, `InternalTopic`, `TopicExists`, `TopicNameCollision`, `InvalidConfig`,
-    /// `InvalidPartitions`, `InvalidReplicationFactor`, `InvalidReplicaAssignment`, and
+    /// `InvalidPartitions`, `InvalidReplicationFactor`, `InvalidReplicaAssignment`, `TooLarge`, and
     /// `InvalidRequest` for fields that contradict each other.
     pub fn plan(&mut self, request: &TopicRequest, seed: u64) -> Result<Command, MetadataError> {
         self.check_name(&request.name, request.internal)?;
@@ -100,6 +103,10 @@ impl<'a> CreateTopicPlanner<'a> {
         } else {
             self.take_manual_assignment(request)?
         };
+        let of_topic = topic_bytes(&request.name, configs.iter().map(|(name, value)| (name, value)));
+        let bytes = self.bytes + of_topic + bytes_of(&partitions);
+        check_bytes(self.image, bytes)?;
+        self.bytes = bytes;
         self.partitions += partitions.len();
         self.placer.count(&partitions);
         self.names.insert(request.name.clone());
@@ -186,7 +193,7 @@ impl<'a> CreateTopicPlanner<'a> {
 /// # Errors
 ///
 /// `UnknownTopic`, `InternalTopic`, `InvalidPartitions` unless the count grows,
-/// `InvalidReplicaAssignment`, and `InvalidReplicationFactor` when too few brokers are registered.
+/// `InvalidReplicaAssignment`, `TooLarge`, and `InvalidReplicationFactor` when too few brokers are registered.
 pub fn plan_create_partitions(
     image: &MetadataImage,
     request: &PartitionsRequest,
@@ -221,6 +228,7 @@ pub fn plan_create_partitions(
             placer.place(existing, added, replication_factor, seed)
         }
     };
+    check_bytes(image, bytes_of(&partitions))?;
     let current_count = u32::try_from(current).expect("partitions are bounded far below 2^32");
     Ok(Command::CreatePartitions { id: topic.id, current_count, partitions })
 }
@@ -263,6 +271,17 @@ fn check_room(current: usize, added: usize) -> Result<(), MetadataError> {
         )));
     }
     Ok(())
+}
+
+fn bytes_of(partitions: &[PartitionSpec]) -> usize {
+    partition_bytes(partitions.len(), partitions.iter().map(|spec| spec.replicas.len()).sum())
+}
+
+/// Whether the metadata may grow by so much. Requests that are planned at the same time may together exceed the bound by a
+/// little, for which there is room.
+pub(crate) fn check_bytes(image: &MetadataImage, bytes: usize) -> Result<(), MetadataError> {
+    let is_too_large = bytes > 0 && image.snapshot_bytes() + bytes > METADATA_BYTES_MAX;
+    if is_too_large { Err(MetadataError::TooLarge) } else { Ok(()) }
 }
 
 fn checked_replication_factor(replication_factor: i64, placer: &Placer) -> Result<usize, MetadataError> {
@@ -323,6 +342,7 @@ mod tests {
     }
 
     use crate::command::{Applied, ConfigResource};
+    use crate::plan_configs::{ConfigOperation, ConfigOperationKind, plan_incremental_alter};
     use crate::state::MetadataState;
     use crate::testing::{apply, state_with_racks};
 
@@ -394,6 +414,43 @@ mod tests {
 
     fn check(request: TopicRequest, expected: Expect) {
         expected.assert_eq(&show(plan_create_topic(&state().image(), &request, 1)));
+    }
+
+    #[test]
+    fn metadata_that_could_not_be_sent_whole_do_not_grow() {
+        let mut state = state();
+        let id = TopicId([9; 16]);
+        let room = METADATA_BYTES_MAX - state.image().snapshot_bytes();
+        let filler = Command::CreateTopic {
+            name: "filler".to_owned(),
+            id,
+            partitions: vec![PartitionSpec { replicas: nodes(&[1]) }],
+            configs: vec![("name".to_owned(), "x".repeat(room - 1_000))],
+        };
+        assert!(matches!(apply(&mut state, filler), Applied::TopicCreated { .. }));
+        let throttled: Vec<String> = (0..300).map(|partition| format!("{partition}:1")).collect();
+        let throttle = ConfigOperation {
+            name: "leader.replication.throttled.replicas".to_owned(),
+            kind: ConfigOperationKind::Set,
+            value: Some(throttled.join(",")),
+        };
+        let orders = ConfigResource::Topic(state.image().topic("orders").expect("it is there").id);
+        let plans = |image: &MetadataImage| {
+            let wide = TopicRequest { num_partitions: 100, ..request("wide") };
+            let more = PartitionsRequest { name: "orders".to_owned(), count: 103, assignments: None };
+            let mut planner = CreateTopicPlanner::new(image, |_| true);
+            let many = (0..20).map(|number| planner.plan(&request(&format!("many-{number}")), 1));
+            [
+                plan_create_topic(image, &wide, 1).err(),
+                plan_create_partitions(image, &more, 1, |_| true).err(),
+                many.filter_map(Result::err).next(),
+                plan_incremental_alter(image, orders, std::slice::from_ref(&throttle)).err(),
+            ]
+        };
+        assert_eq!(plans(&state.image()), [const { Some(MetadataError::TooLarge) }; 4]);
+        assert!(plan_create_topic(&state.image(), &request("small"), 1).is_ok());
+        assert!(matches!(apply(&mut state, Command::DeleteTopic { id }), Applied::TopicDeleted { .. }));
+        assert_eq!(plans(&state.image()), [const { None }; 4]);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use crate::configs::{
     broker_config, effective_topic_value, scope, topic_config,
 };
 use crate::error::MetadataError;
-use crate::image::MetadataImage;
-use crate::plan::TopicRequest;
+use crate::image::{MetadataImage, topic_bytes};
+use crate::plan::{TopicRequest, check_bytes};
 
 /// Kafka's numbers of the resource types that have configurations here.
 const RESOURCE_TYPE_TOPIC: i8 = 2;
@@ -268,6 +268,7 @@ impl<'a> Subject<'a> {
 
     fn finish(self, set: Vec<(String, Option<String>)>) -> Result<Command, MetadataError> {
         if let ConfigResource::Topic(_) = self.resource {
+            let bytes_before = topic_bytes("", &self.current);
             let mut configs = self.current;
             for (name, value) in &set {
                 match value {
@@ -276,6 +277,7 @@ impl<'a> Subject<'a> {
                 };
             }
             check_together(self.image, &configs)?;
+            check_bytes(self.image, topic_bytes("", &configs).saturating_sub(bytes_before))?;
         }
         Ok(Command::AlterConfigs { resource: self.resource, set })
     }

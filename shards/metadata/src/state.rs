@@ -772,6 +772,7 @@ mod tests {
         ) {
             let mut original = state_after(&before);
             check_image(&original.image());
+            prop_assert!(original.snapshot().len() <= original.image().snapshot_bytes());
             let mut restored = state_after(&after);
             restored.restore(&original.snapshot()).expect("a good snapshot");
             prop_assert_eq!(restored.snapshot(), original.snapshot());

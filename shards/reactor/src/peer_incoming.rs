@@ -98,6 +98,7 @@ impl<C: ShardCore> Driver<C> {
         if let Some(replaced) = replaced {
             replaced.close();
         }
+        self.peers.on_called(peer);
         self.feed(Event::PeerJoined { peer });
         self.peers.on_task_begun();
         glommio::spawn_local(Rc::clone(self).run_incoming(incoming)).detach();

@@ -31,7 +31,8 @@ use crate::peer_incoming::IncomingPeers;
 /// Parts of one gathered send.
 const SEND_PARTS_MAX: usize = 256;
 
-/// The rest before a peer that was not reached is called again: doubled each time, up to the second one.
+/// The rest before a peer that was not reached is called again: doubled each time, up to the second one. A peer that calls is
+/// there, and is called at once.
 const DIAL_REST_MIN: Duration = Duration::from_millis(50);
 const DIAL_REST_MAX: Duration = Duration::from_secs(1);
 
@@ -59,6 +60,8 @@ struct PeerLink {
     address: PeerAddress,
     shard: ShardId,
     is_wanted: Cell<bool>,
+    /// The peer has called since it was last called.
+    has_called: Cell<bool>,
     socket: RefCell<Option<Rc<PollableFd<TcpStream>>>>,
     /// The peer's data directory, as it said when it last took the call.
     directory_id: Cell<Option<DirectoryId>>,
@@ -109,6 +112,14 @@ impl Peers {
         self.task_ended.notify();
     }
 
+    /// A peer has called: it is there.
+    pub(crate) fn on_called(&self, peer: NodeId) {
+        if let Some(link) = self.links.borrow().get(&peer) {
+            link.has_called.set(true);
+            link.wake.notify();
+        }
+    }
+
     fn mark_dirty(&self, link: &Rc<PeerLink>) {
         if !link.is_dirty.replace(true) {
             self.dirty.borrow_mut().push(Rc::clone(link));
@@ -123,6 +134,7 @@ impl PeerLink {
             address,
             shard,
             is_wanted: Cell::new(true),
+            has_called: Cell::new(false),
             socket: RefCell::default(),
             directory_id: Cell::new(None),
             is_told_up: Cell::new(false),
@@ -241,6 +253,12 @@ impl PeerLink {
         let _ = self.within(Some(time), pending::<()>()).await;
     }
 
+    /// Rests until the peer calls, or the time is over. Says whether it has called.
+    async fn rest_until_called(&self, time: Duration) -> bool {
+        let has_called = || if self.has_called.get() { Poll::Ready(()) } else { Poll::Pending };
+        self.within(Some(time), poll_fn(|_| has_called())).await.is_some()
+    }
+
     /// Waits until the connection is of no use any more: an idle one is watched for its end too.
     async fn lost(&self, socket: &PollableFd<TcpStream>) {
         loop {
@@ -348,6 +366,7 @@ impl<C: ShardCore> Driver<C> {
         // A loss that the shard does not know yet, and until when it may wait for the outcome of the next call.
         let mut untold_until: Option<Instant> = None;
         while link.is_wanted.get() {
+            link.has_called.set(false);
             let dialled = link.begin_dial(identity);
             let mut outcome = self.dial_outcome(&link, untold_until, &dialled).await;
             if let Some(until) = untold_until {
@@ -371,8 +390,8 @@ impl<C: ShardCore> Driver<C> {
                 }
                 Some(Err(failure)) => {
                     identity.log_failure(&link.address, &failure);
-                    link.rest(rest).await;
-                    rest = DIAL_REST_MAX.min(2 * rest);
+                    let has_called = link.rest_until_called(rest).await;
+                    rest = if has_called { DIAL_REST_MIN } else { DIAL_REST_MAX.min(2 * rest) };
                 }
                 // Not wanted any more.
                 None => {}

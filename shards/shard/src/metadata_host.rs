@@ -152,7 +152,12 @@ impl MetadataHost {
         request: u64,
         outcome: Result<(LogIndex, Term), ErrorCode>,
     ) {
-        let Some(Forwarded { command, waiter: Some(waiter), .. }) = self.forwarded.remove(&request) else {
+        let Some(Forwarded { command, waiter, .. }) = self.forwarded.remove(&request) else { return };
+        let Some(waiter) = waiter else {
+            // Nobody waits for this node's registration either.
+            if outcome == Err(ErrorCode::NotController) {
+                self.register_at_us = self.register_at_us.min(now.after_ms(FORWARD_RETRY_MS));
+            }
             return;
         };
         match (outcome, command) {

@@ -479,7 +479,7 @@ impl Shard {
             self.peers.count_at_us = now.after_ms(COUNT_INTERVAL_MS);
             self.count_groups(now);
             self.count_consumer_groups();
-            self.rest_pulls();
+            self.rest_pulls(now);
         }
     }
 

@@ -100,8 +100,12 @@ impl PullRates {
     }
 
     /// The kinds that this shard has had since this was asked last, where the others believe that there are more.
-    fn rest(&mut self) -> Option<PullKinds> {
-        let kinds = std::mem::take(&mut self.used);
+    fn rest(&mut self, now: Now) -> Option<PullKinds> {
+        let mut kinds = std::mem::take(&mut self.used);
+        for (kind, rate) in kinds.iter_mut().zip(&mut self.rates) {
+            // Whoever waits to have made up for what was taken does not look.
+            *kind |= rate.as_mut().is_some_and(|rate| rate.ready_us(now) > now.mono_us);
+        }
         (kinds != std::mem::replace(&mut self.told, kinds)).then_some(kinds)
     }
 }
@@ -146,8 +150,8 @@ impl Shard {
     }
 
     /// Tells the other shards of kinds of pulls that this one has no longer.
-    pub(crate) fn rest_pulls(&mut self) {
-        if let Some(kinds) = self.pull_rates.rest() {
+    pub(crate) fn rest_pulls(&mut self, now: Now) {
+        if let Some(kinds) = self.pull_rates.rest(now) {
             self.send_to_all(|| ShardMessage::Pulls(kinds));
         }
     }
@@ -220,11 +224,18 @@ mod tests {
         assert_eq!(rates.of_pulls(true, true).count(), 2);
         assert!(rates.of_answers(false).is_none());
         assert_eq!(rates.take_news(), None);
-        assert_eq!(rates.rest(), None, "all kinds were seen");
+        assert_eq!(rates.rest(at(0)), None, "all kinds were seen");
         assert!(rates.of_answers(true).is_some());
         assert_eq!(rates.take_news(), Some([true, true, true]));
-        assert_eq!(rates.rest(), Some([false, true, false]));
-        assert_eq!(rates.rest(), Some([false, false, false]));
-        assert_eq!(rates.rest(), None);
+        assert_eq!(rates.rest(at(0)), Some([false, true, false]));
+        assert_eq!(rates.rest(at(0)), Some([false, false, false]));
+        assert_eq!(rates.rest(at(0)), None);
+        for rate in rates.of_pulls(true, false) {
+            rate.take(10 << 20);
+        }
+        assert_eq!(rates.take_news(), Some([true, false, false]));
+        assert_eq!(rates.rest(at(0)), None);
+        assert_eq!(rates.rest(at(9_000_000)), None, "it has not made up for what it took");
+        assert_eq!(rates.rest(at(11_000_000)), Some([false, false, false]));
     }
 }

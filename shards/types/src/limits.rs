@@ -144,6 +144,10 @@ pub const DECOMPRESSED_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Partitions of the cluster.
 pub const PARTITIONS_MAX: usize = 200_000;
 
+/// Bytes of the metadata as a snapshot beyond which more topics, partitions and configurations are refused. It goes to a node
+/// far behind in one frame, in which what moves or is registered still fits.
+pub const METADATA_BYTES_MAX: usize = PEER_FRAME_BYTES_MAX / 4 * 3;
+
 /// Characters of a topic name (Kafka's `Topic.MAX_NAME_LENGTH`).
 pub const TOPIC_NAME_CHARS_MAX: usize = 249;
 
