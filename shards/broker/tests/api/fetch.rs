@@ -270,6 +270,16 @@ fn use_up_memory(world: &mut World) -> (Vec<ConnectionId>, usize) {
     (holders, size)
 }
 
+/// The same, and the client takes what is left, so that the next fetch waits.
+fn use_up_all_memory(world: &mut World) -> (Vec<ConnectionId>, usize) {
+    let held = use_up_memory(world);
+    let record = batch(8 * 1024 * 1024, Default::default());
+    send(world, 12, &fetch_request(&[partition(0, 0)]));
+    world.serve(|op| every(op, 1, std::slice::from_ref(&record)));
+    world.pop_frame();
+    held
+}
+
 #[test]
 fn fetches_get_less_and_then_wait_when_responses_fill_the_memory() {
     let mut world = World::new();
@@ -299,11 +309,7 @@ fn fetches_get_less_and_then_wait_when_responses_fill_the_memory() {
 fn memory_comes_free_when_responses_are_sent_or_their_connections_are_gone() {
     for is_sent in [true, false] {
         let mut world = World::new();
-        let (holders, size) = use_up_memory(&mut world);
-        let record = batch(8 * 1024 * 1024, Default::default());
-        send(&mut world, 12, &fetch_request(&[partition(0, 0)]));
-        world.serve(|op| every(op, 1, std::slice::from_ref(&record)));
-        world.pop_frame();
+        let (holders, size) = use_up_all_memory(&mut world);
         let waiting = ConnectionId(2);
         world.broker.on_connected(waiting, "/10.0.0.2".to_owned());
         world.send(waiting, 12, &Request::Fetch(fetch_request(&[partition(0, 0)])));
@@ -320,11 +326,7 @@ fn memory_comes_free_when_responses_are_sent_or_their_connections_are_gone() {
 #[test]
 fn clients_that_do_not_read_are_cut_off_while_others_wait_for_their_memory() {
     let mut world = World::new();
-    let (holders, size) = use_up_memory(&mut world);
-    let record = batch(8 * 1024 * 1024, Default::default());
-    send(&mut world, 12, &fetch_request(&[partition(0, 0)]));
-    world.serve(|op| every(op, 1, std::slice::from_ref(&record)));
-    world.pop_frame();
+    let (holders, size) = use_up_all_memory(&mut world);
     world.pass_ms(60_000);
     assert!(world.aborted.is_empty(), "nobody waits");
     let waiting = ConnectionId(2);
@@ -350,11 +352,7 @@ fn clients_that_do_not_read_are_cut_off_while_others_wait_for_their_memory() {
 #[test]
 fn a_fetch_that_waits_for_memory_may_go_and_ends_with_the_broker() {
     let mut world = World::new();
-    use_up_memory(&mut world);
-    let record = batch(8 * 1024 * 1024, Default::default());
-    send(&mut world, 12, &fetch_request(&[partition(0, 0)]));
-    world.serve(|op| every(op, 1, std::slice::from_ref(&record)));
-    world.pop_frame();
+    use_up_all_memory(&mut world);
     let (gone, waiting) = (ConnectionId(2), ConnectionId(3));
     for connection in [gone, waiting] {
         world.broker.on_connected(connection, "/10.0.0.2".to_owned());
