@@ -186,6 +186,10 @@ public final class Clients {
         }
         Report.check(ADMIN.listTopics().names().get().contains(topic), "a created topic is not listed");
         Report.equal(ADMIN.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions().size(), 3, "partitions");
+        int node = ADMIN.describeCluster().nodes().get().iterator().next().id();
+        for (var folder : ADMIN.describeLogDirs(List.of(node)).allDescriptions().get().get(node).values()) {
+            Report.check(folder.usableBytes().getAsLong() <= folder.totalBytes().getAsLong(), "more room than there is");
+        }
         ADMIN.deleteTopics(List.of(topic)).all().get();
         Report.until("the deletion", () -> {
             try {

@@ -1,4 +1,4 @@
-//! DescribeLogDirs (key 35): what this node's replicas take on disk (KIP-113).
+//! DescribeLogDirs (key 35): what this node's replicas take on disk (KIP-113), and how much room there is (KIP-827).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -29,20 +29,27 @@ pub(crate) fn handle(state: &State, request: DescribeLogDirsRequestData) -> Step
         by_shard.entry(state.config.layout.shard_of(*group)).or_default().push(*group);
     }
     let ops = by_shard.into_values().map(|groups| (Target::Group(groups[0]), Op::DescribeLogs { groups }));
+    let ops = ops.chain([(Target::Metadata, Op::MeasureSpace)]);
     Step::gather(ops.collect(), move |state, _, results| {
         let mut sizes = HashMap::new();
+        let mut space = None;
         for result in results {
             match result {
                 OpResult::DescribeLogs(of_shard) => sizes.extend(of_shard),
-                other => unreachable!("DescribeLogs is answered as such, not by {other:?}"),
+                OpResult::Space(measured) => space = measured,
+                other => unreachable!("log directories are described, not by {other:?}"),
             }
         }
+        let (total_bytes, usable_bytes) =
+            space.map_or((-1, -1), |(total, usable)| (signed(total), signed(usable)));
         let result = DescribeLogDirsResult {
             log_dir: kafka_string(&state.config.log_dir),
             topics: replicas
                 .into_iter()
                 .filter_map(|(name, groups)| describe(&name, groups, &sizes))
                 .collect(),
+            total_bytes,
+            usable_bytes,
             ..Default::default()
         };
         let response = DescribeLogDirsResponseData { results: vec![result], ..Default::default() };
@@ -84,7 +91,7 @@ fn describe(
     let partitions: Vec<DescribeLogDirsPartition> = sized
         .map(|(partition_index, bytes)| DescribeLogDirsPartition {
             partition_index,
-            partition_size: i64::try_from(bytes).unwrap_or(i64::MAX),
+            partition_size: signed(bytes),
             ..Default::default()
         })
         .collect();
@@ -93,4 +100,9 @@ fn describe(
         partitions,
         ..Default::default()
     })
+}
+
+/// Bytes as the protocol has them.
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -58,6 +58,8 @@ pub enum Op {
         /// The partitions' groups, all of one shard.
         groups: Vec<GroupId>,
     },
+    /// How much room the file system of the data directory has.
+    MeasureSpace,
     /// A request to the coordinator of a consumer group.
     Group(GroupOp),
     /// A change of the cluster's metadata.
@@ -212,6 +214,8 @@ pub enum OpResult {
     DescribeProducers(Result<Vec<ActiveProducer>, PartitionError>),
     /// Of [`Op::DescribeLogs`]: bytes of each group.
     DescribeLogs(Vec<(GroupId, u64)>),
+    /// Of [`Op::MeasureSpace`]: its size, and what of it may still be written, in bytes. `None` where the system does not say.
+    Space(Option<(u64, u64)>),
     /// Of [`Op::Group`].
     Group(Result<GroupResponse, ErrorCode>),
     /// Of [`MetadataOp::Propose`].

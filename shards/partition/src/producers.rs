@@ -113,16 +113,23 @@ pub struct Producers {
     committed: HashMap<ProducerId, ProducerState>,
     /// Producers with proposed batches, and how many of them are not applied yet.
     proposed: HashMap<ProducerId, (ProducerState, usize)>,
-    /// Producers without any state whose first batch was refused for the time being, the latest at the end.
+    /// Producers without any state of which batches were refused for the time being, the latest at the end.
     refused: VecDeque<Refused>,
 }
 
-/// The first batch of a producer, which will come again.
+/// The first one that was refused of a producer's batches. It will come again.
 #[derive(Clone, Copy, Debug)]
 struct Refused {
     id: ProducerId,
     epoch: i16,
     first_sequence: i32,
+}
+
+impl Refused {
+    /// Whether a batch was sent behind this one. Sequences go round, and what is under way at once is far less than half of them.
+    fn is_before(&self, first_sequence: i32) -> bool {
+        (1..1 << 30).contains(&(first_sequence.wrapping_sub(self.first_sequence) & i32::MAX))
+    }
 }
 
 impl Producers {
@@ -137,7 +144,7 @@ impl Producers {
     }
 
     /// What a batch with these sequences would be. An unknown producer may start anywhere, since its state may have expired, but
-    /// where its first batch was refused.
+    /// not behind a batch that was refused.
     pub fn check(
         &self,
         id: ProducerId,
@@ -149,8 +156,8 @@ impl Producers {
         match state {
             Some(state) => state.check(epoch, first, last),
             None => match self.refused.iter().find(|refused| refused.id == id && refused.epoch == epoch) {
-                Some(&Refused { first_sequence: expected, .. }) if first != expected => {
-                    Err(SequenceError::OutOfOrder { got: first, expected })
+                Some(refused) if refused.is_before(first) => {
+                    Err(SequenceError::OutOfOrder { got: first, expected: refused.first_sequence })
                 }
                 Some(_) | None => Ok(SequenceCheck::Next),
             },
@@ -161,7 +168,10 @@ impl Producers {
     /// producer without state cannot be told by its sequence.
     pub fn on_refused(&mut self, id: ProducerId, epoch: i16, first_sequence: i32) {
         let is_known = self.proposed.contains_key(&id) || self.committed.contains_key(&id);
-        let is_awaited = |refused: &Refused| refused.id == id && refused.epoch >= epoch;
+        let is_awaited = |refused: &Refused| {
+            let is_first = refused.first_sequence == first_sequence || refused.is_before(first_sequence);
+            refused.id == id && (refused.epoch > epoch || refused.epoch == epoch && is_first)
+        };
         if is_known || self.refused.iter().any(is_awaited) {
             return;
         }
@@ -283,6 +293,18 @@ mod tests {
         assert_eq!(check(&producers, 0, 3, 2), Ok(SequenceCheck::Next));
         producers.expire(2);
         assert_eq!(check(&producers, 0, 9, 1), Ok(SequenceCheck::Next), "nothing is awaited any more");
+    }
+
+    #[test]
+    fn a_batch_that_waits_is_not_taken_for_one_behind_a_refused_one() {
+        let mut producers = Producers::default();
+        producers.on_refused(P, 0, 2);
+        assert_eq!(check(&producers, 0, 0, 2), Ok(SequenceCheck::Next), "it was sent before that one");
+        producers.on_refused(P, 0, 0);
+        assert_eq!(check(&producers, 0, 0, 2), Ok(SequenceCheck::Next));
+        assert_eq!(check(&producers, 0, 2, 1), Err(SequenceError::OutOfOrder { got: 2, expected: 0 }));
+        producers.on_refused(P, 1, i32::MAX);
+        assert_eq!(check(&producers, 1, 0, 1), Err(SequenceError::OutOfOrder { got: 0, expected: i32::MAX }));
     }
 
     #[test]

@@ -39,7 +39,7 @@ const HEARTBEAT_TICKS: usize = 2;
 /// Append messages to one follower that are not yet acknowledged.
 const APPENDS_IN_FLIGHT_MAX: usize = 32;
 
-/// Proposed and not yet committed bytes of one group; beyond it proposals are refused. They can be written again in one flush,
+/// Bytes of one group that are not committed or not written here yet; beyond it proposals are refused. They can be written again in one flush,
 /// when the WAL file that holds them is wanted back.
 const UNCOMMITTED_BYTES_MAX: u64 = WAL_REWRITE_BYTES_MAX * 4 / 5;
 
@@ -525,6 +525,13 @@ impl Group {
             Err(_) if self.is_transferring() => Err(ProposeError::NotLeader),
             Err(_) => Err(ProposeError::Busy),
         }
+    }
+
+    /// Whether so many bytes more may be proposed to this leader, beside what is not committed or not written here yet. An
+    /// entry that is alone is always taken.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let uncommitted = self.node.raft.uncommitted_size();
+        uncommitted == 0 || (uncommitted + bytes) as u64 <= UNCOMMITTED_BYTES_MAX
     }
 
     /// Whether [`Group::take_work`] has something to give.

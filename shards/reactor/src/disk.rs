@@ -114,6 +114,13 @@ impl Disk {
                     read.map_err(|error| error.at("read indexes in", &self.segments.group_folder(group)));
                 read.map(|(offsets, times)| DiskAnswer::Indexes { offsets, times })
             }
+            DiskRequest::MeasureSpace => {
+                let groups = self.segments.groups().to_owned();
+                let measured = blocking(move || groups::space(&groups)).await;
+                let measured =
+                    measured.map_err(|error| error.at("measure the space of", self.segments.groups()));
+                measured.map(|(total_bytes, usable_bytes)| DiskAnswer::Space { total_bytes, usable_bytes })
+            }
         }
     }
 
@@ -136,6 +143,7 @@ fn group_of(request: &DiskRequest) -> GroupId {
         | DiskRequest::RemoveSegments { group, .. }
         | DiskRequest::ReadSegment { group, .. }
         | DiskRequest::ReadIndexes { group, .. } => *group,
+        DiskRequest::MeasureSpace => GroupId::METADATA,
     }
 }
 
@@ -147,6 +155,7 @@ fn kind_of(request: &DiskRequest) -> DiskKind {
         DiskRequest::RemoveSegments { .. } => DiskKind::RemoveSegments,
         DiskRequest::ReadSegment { .. } => DiskKind::Read,
         DiskRequest::ReadIndexes { .. } => DiskKind::ReadIndexes,
+        DiskRequest::MeasureSpace => DiskKind::MeasureSpace,
     }
 }
 

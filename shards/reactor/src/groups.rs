@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use memmap2::MmapOptions;
+use nix::sys::statvfs::statvfs;
 use types::{GroupId, Offset};
 
 const DESCRIPTION: &str = "partition.metadata";
@@ -15,6 +16,13 @@ const DESCRIPTION: &str = "partition.metadata";
 /// The folder of all groups.
 pub(crate) fn groups_folder(data_dir: &Path) -> PathBuf {
     data_dir.join("groups")
+}
+
+/// The size of the file system that a folder is on, and what of it this process may still write, in bytes.
+pub(crate) fn space(folder: &Path) -> io::Result<(u64, u64)> {
+    let measured = statvfs(folder)?;
+    let unit = measured.fragment_size();
+    Ok((measured.blocks() * unit, measured.blocks_available() * unit))
 }
 
 /// The three files of a segment.

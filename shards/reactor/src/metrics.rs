@@ -39,17 +39,19 @@ pub(crate) enum DiskKind {
     RemoveSegments,
     Read,
     ReadIndexes,
+    MeasureSpace,
     CreateWalFile,
     RecycleWalFile,
 }
 
-const DISK_KINDS: [(DiskKind, &str); 8] = [
+const DISK_KINDS: [(DiskKind, &str); 9] = [
     (DiskKind::CreateGroup, "create_group"),
     (DiskKind::RemoveGroup, "remove_group"),
     (DiskKind::Append, "append"),
     (DiskKind::RemoveSegments, "remove_segments"),
     (DiskKind::Read, "read"),
     (DiskKind::ReadIndexes, "read_indexes"),
+    (DiskKind::MeasureSpace, "measure_space"),
     (DiskKind::CreateWalFile, "create_wal_file"),
     (DiskKind::RecycleWalFile, "recycle_wal_file"),
 ];

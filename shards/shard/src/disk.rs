@@ -16,7 +16,7 @@ use types::mutants::{Mutant, is_planted};
 use types::{GroupId, Now, Offset};
 
 use crate::event::{DiskAnswer, DiskError, DiskRequest, DiskToken, Effect, FatalReason};
-use crate::partition_host::Folder;
+use crate::partition_host::{Asker, Folder};
 use crate::reads::{FetchJob, Progress, Read, Want};
 use crate::requests::not_hosted;
 use crate::shard::{Hosted, Shard};
@@ -49,6 +49,7 @@ enum Purpose {
     CreateFolder(GroupId),
     RemoveFolder(GroupId),
     RemoveSegments(GroupId, Vec<Offset>),
+    MeasureSpace(Asker),
 }
 
 impl Purpose {
@@ -60,6 +61,7 @@ impl Purpose {
             | Purpose::RemoveFolder(group)
             | Purpose::RemoveSegments(group, _) => *group,
             Purpose::Read(read, _) => read.group,
+            Purpose::MeasureSpace(_) => GroupId::METADATA,
         }
     }
 }
@@ -165,6 +167,10 @@ impl Shard {
         self.effects.push(Effect::Disk { token, request });
     }
 
+    pub(crate) fn measure_space(&mut self, asker: Asker) {
+        self.submit(Purpose::MeasureSpace(asker), DiskRequest::MeasureSpace);
+    }
+
     /// A disk request ended.
     pub(crate) fn on_disk(&mut self, now: Now, token: DiskToken, result: Result<DiskAnswer, DiskError>) {
         let purpose = self.disk.under_way.remove(&token).expect("a disk request is answered once");
@@ -206,6 +212,13 @@ impl Shard {
                     Err(_) => self.on_read_failed(read),
                 }
                 self.start_waiting_reads(now);
+            }
+            (Purpose::MeasureSpace(asker), result) => {
+                let space = match result {
+                    Ok(DiskAnswer::Space { total_bytes, usable_bytes }) => Some((total_bytes, usable_bytes)),
+                    _ => None,
+                };
+                self.answers.push((asker, OpResult::Space(space)));
             }
         }
         self.watch_removal(now, group);
@@ -509,7 +522,7 @@ impl Shard {
             DiskAnswer::Bytes(chunk) => {
                 host.partition.on_rescan_read(&chunk).map_err(|error| error.to_string())
             }
-            DiskAnswer::Done => unreachable!("a read brings bytes"),
+            DiskAnswer::Done | DiskAnswer::Space { .. } => unreachable!("a read brings bytes"),
         };
         match outcome {
             Ok(()) => {
@@ -596,7 +609,7 @@ impl Shard {
         let progress = match answer {
             DiskAnswer::Indexes { offsets, times } => read.on_indexes(&offsets, &times),
             DiskAnswer::Bytes(chunk) => read.on_bytes(chunk),
-            DiskAnswer::Done => unreachable!("a read brings bytes"),
+            DiskAnswer::Done | DiskAnswer::Space { .. } => unreachable!("a read brings bytes"),
         };
         match progress {
             Progress::Continue(read) => self.begin_read(read),

@@ -46,6 +46,13 @@ pub enum DiskAnswer {
         /// Content of the `.timeindex` file.
         times: Bytes,
     },
+    /// The file system of the data directory.
+    Space {
+        /// Its size.
+        total_bytes: u64,
+        /// What of it this process may still write.
+        usable_bytes: u64,
+    },
 }
 
 /// Something that happened.
@@ -332,6 +339,8 @@ pub enum DiskRequest {
         /// The segment's base offset.
         segment: Offset,
     },
+    /// Say how much room the file system has.
+    MeasureSpace,
 }
 
 /// What shards of one process tell one another.

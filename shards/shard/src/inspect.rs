@@ -113,4 +113,10 @@ impl Shard {
     pub fn image(&self) -> &Arc<MetadataImage> {
         &self.image
     }
+
+    /// Whether batches wait for the commit of those before them, as their group has taken as much as may be uncommitted.
+    pub fn has_full_groups(&self) -> bool {
+        let mut groups = self.leader_waits.groups();
+        groups.any(|group| self.hosted.get(&group).is_some_and(|hosted| hosted.raft.role().serving))
+    }
 }

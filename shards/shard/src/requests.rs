@@ -1,8 +1,8 @@
 //! What the owner of a group does for a request.
 
 use broker::{
-    ActiveProducer, FetchItem, FetchOp, FetchedPartition, ListOffsetsOp, Op, OpResult, OpToken,
-    PartitionError, ProduceOp,
+    ActiveProducer, FetchItem, FetchOp, FetchedPartition, ListOffsetsOp, OpResult, OpToken, PartitionError,
+    ProduceOp,
 };
 use bytes::Bytes;
 use metadata::MetadataImage;
@@ -64,7 +64,7 @@ impl Shard {
         if !self.stalled.is_empty() || !self.wal.has_room(op.batch.len()) {
             let is_too_much = self.stalled_bytes + op.batch.len() > STALLED_BYTES_MAX;
             if self.is_out_of_space() || self.is_shutting_down || is_too_much {
-                return self.refuse_for_storage(asker, &op);
+                return self.refuse(asker, &op, ErrorCode::KafkaStorageError);
             }
             self.stalled_bytes += op.batch.len();
             return self.stalled.push_back((asker, op));
@@ -72,7 +72,8 @@ impl Shard {
         self.append(now, asker, op);
     }
 
-    fn append(&mut self, now: Now, asker: Asker, op: ProduceOp) {
+    /// Gives a batch that the WAL has room for to its group.
+    pub(crate) fn propose(&mut self, now: Now, asker: Asker, op: ProduceOp) {
         let group = op.group;
         let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else {
             let error = not_hosted(&self.image, group).into();
@@ -100,31 +101,35 @@ impl Shard {
     pub(crate) fn refuse_stalled(&mut self) {
         self.stalled_bytes = 0;
         for (asker, op) in std::mem::take(&mut self.stalled) {
-            self.refuse_for_storage(asker, &op);
+            self.refuse(asker, &op, ErrorCode::KafkaStorageError);
         }
     }
 
     /// Nothing is appended; the client may try again.
-    fn refuse_for_storage(&mut self, asker: Asker, op: &ProduceOp) {
+    pub(crate) fn refuse(&mut self, asker: Asker, op: &ProduceOp, error: ErrorCode) {
         if let Some((_, host)) = self.hosted.get_mut(&op.group).and_then(Hosted::partition) {
             host.partition.on_refused(&op.header);
         }
-        self.answers.push((asker, OpResult::Produce(Err(ErrorCode::KafkaStorageError.into()))));
+        self.answers.push((asker, OpResult::Produce(Err(error.into()))));
     }
 
     /// Batches that waited for room in the WAL.
     pub(crate) fn retry_stalled(&mut self, now: Now) {
         while let Some((_, op)) = self.stalled.front() {
-            let has_room = self.wal.has_room(op.batch.len());
-            if !has_room && !self.is_out_of_space() {
+            let (group, bytes) = (op.group, op.batch.len());
+            let has_room = self.wal.has_room(bytes);
+            let is_too_early = match has_room {
+                true => self.must_wait(group, bytes) && !self.may_wait(group, bytes),
+                false => !self.is_out_of_space(),
+            };
+            if is_too_early {
                 return;
             }
             let (asker, op) = self.stalled.pop_front().expect("it was just seen");
             self.stalled_bytes -= op.batch.len();
-            if !has_room {
-                self.refuse_for_storage(asker, &op);
-            } else if let Some(Op::Produce(op)) = self.wait_to_serve(now, asker, Op::Produce(op)) {
-                self.append(now, asker, op);
+            match has_room {
+                true => self.append(now, asker, op),
+                false => self.refuse(asker, &op, ErrorCode::KafkaStorageError),
             }
         }
     }

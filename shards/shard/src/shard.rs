@@ -13,9 +13,9 @@ use types::mutants::{Mutant, is_planted};
 use types::{GroupId, NodeId, Now, PartitionIndex, ReplicaId, ShardId};
 
 use crate::disk::DiskWork;
-use crate::elected::ElectedWaits;
 use crate::event::{Effect, Event, FatalReason, LeaderChange, PeerAddress, ShardMessage};
 use crate::group_metrics::GroupMetrics;
+use crate::leader_waits::LeaderWaits;
 use crate::leadership::Handover;
 use crate::metadata_host::{MetadataHost, Registration, logged_directories};
 use crate::partition_host::{Answer, Asker, PartitionHost};
@@ -151,8 +151,8 @@ pub struct Shard {
     /// Batches that wait for room in the WAL.
     pub(crate) stalled: VecDeque<(Asker, ProduceOp)>,
     pub(crate) stalled_bytes: usize,
-    /// Requests to leaders that do not serve yet.
-    pub(crate) elected_waits: ElectedWaits,
+    /// Requests that their leaders cannot carry out yet.
+    pub(crate) leader_waits: LeaderWaits,
     pub(crate) answers: Vec<Answer>,
     pub(crate) effects: Vec<Effect>,
     /// Set while the process ends and hands over what it leads.
@@ -189,7 +189,7 @@ impl Shard {
             fetch_waits: BTreeMap::new(),
             stalled: VecDeque::new(),
             stalled_bytes: 0,
-            elected_waits: ElectedWaits::default(),
+            leader_waits: LeaderWaits::default(),
             answers: Vec::new(),
             effects: Vec::new(),
             handover: None,
@@ -281,7 +281,7 @@ impl Shard {
             self.peers.next_deadline_us(
                 !self.moving.is_empty() || self.is_changing_voters || self.image.is_rebalancing(),
             ),
-            self.elected_waits.next_deadline_us(),
+            self.leader_waits.next_deadline_us(),
             self.handover.map(|handover| handover.next_deadline_us()),
             self.next_pull_deadline_us(),
             metadata,
@@ -319,7 +319,7 @@ impl Shard {
             self.resign_coordinator(group);
         }
         self.refuse_stalled();
-        self.end_all_elected_waits(now);
+        self.end_all_waits(now);
         self.broker.on_shutdown(now);
     }
 
@@ -327,7 +327,7 @@ impl Shard {
         self.broker.on_deadline(now);
         self.wal.on_deadline(now, &mut self.effects);
         self.on_disk_deadline(now);
-        self.on_elected_deadline(now);
+        self.on_leader_waits_deadline(now);
         self.on_peers_deadline(now);
         self.on_pulls_deadline(now);
         for group in self.coordinators.clone() {
@@ -393,13 +393,6 @@ impl Shard {
         }
     }
 
-    /// An operation on a group of this shard.
-    fn on_op(&mut self, now: Now, asker: Asker, op: Op) {
-        if let Some(op) = self.wait_to_serve(now, asker, op) {
-            self.do_op(now, asker, op);
-        }
-    }
-
     /// Carries out an operation, or says why that cannot be.
     pub(crate) fn do_op(&mut self, now: Now, asker: Asker, op: Op) {
         match op {
@@ -428,6 +421,7 @@ impl Shard {
                 let sizes = sizes.collect();
                 self.answers.push((asker, OpResult::DescribeLogs(sizes)));
             }
+            Op::MeasureSpace => self.measure_space(asker),
             Op::Group(op) => self.on_group_request(now, asker, op),
             Op::Metadata(MetadataOp::Propose { command, deadline_us }) => {
                 self.change_metadata(&command, Some((asker, deadline_us)));
@@ -658,7 +652,7 @@ impl Shard {
             checkpointed = Some(raft.checkpointed());
             self.abandon(group, host);
         }
-        self.end_elected_waits(now, group);
+        self.end_waits(now, group);
         self.forget_disk_work(group);
         let (index, term) = checkpointed.unwrap_or_default();
         self.wal.push(Unit::of_shard(group, vec![raft_group::removal_record(group, index, term)], true));

@@ -22,6 +22,7 @@ impl Shard {
             }
             self.complete_moves();
             self.publish_metadata(now);
+            self.continue_handover(now);
             self.route(now);
             if self.dirty.is_empty() {
                 break;
@@ -29,9 +30,6 @@ impl Shard {
         }
         self.relieve_wal();
         self.start_flushes(now);
-        if self.handover.is_some() {
-            self.continue_handover(now);
-        }
         self.send_leaders();
         self.tell_pulls();
         // A leader's entries are on their way to the others while it writes them itself.
@@ -94,6 +92,7 @@ impl Shard {
         if let Some((_, host)) = hosted.partition() {
             self.wal.on_driven(std::mem::take(&mut host.undriven_bytes));
         }
+        let has_committed = !committed.is_empty();
         for entry in committed {
             self.apply(now, group, entry);
         }
@@ -102,6 +101,7 @@ impl Shard {
         self.watch_role(now, group);
         self.continue_move(now, group);
         self.watch_ticks(now, group);
+        self.resume_waits(now, group, has_committed);
         // What was applied may have changed whose copies make a majority.
         if self.hosted.get(&group).is_some_and(|hosted| hosted.raft.has_work()) {
             self.dirty.insert(group);
@@ -171,9 +171,6 @@ impl Shard {
                 self.on_records_written(now, group, written);
                 self.begin_leading(now, group);
                 self.watch_coordinator(now, group, role);
-                if role.serving || role.leader != Some(self.node) {
-                    self.end_elected_waits(now, group);
-                }
             }
         }
     }

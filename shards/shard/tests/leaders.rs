@@ -309,6 +309,54 @@ fn requests_do_not_wait_for_ever_for_a_leader_that_cannot_write() {
     assert_eq!(world.answers(1), [(1, Err(ErrorCode::NotLeaderOrFollower))]);
 }
 
+/// A leader whose followers write nothing, after so many batches of which it takes no more than two before one is committed.
+fn without_commits(batches: i32) -> World {
+    let mut world = World::new(3);
+    world.run();
+    for follower in [2, 3] {
+        world.node(follower).writes = false;
+    }
+    let value = vec![7; 7 << 20];
+    for sequence in 0..batches {
+        world.produce_value(1, sequence as u64, sequence, -1, &value);
+    }
+    world
+}
+
+#[test]
+fn batches_wait_for_commits_where_a_group_has_taken_as_much_as_may_be_uncommitted() {
+    let mut world = without_commits(4);
+    world.produce(1, 4, 4, -1);
+    world.list_end(1, 5);
+    world.run();
+    assert_eq!(
+        world.answers(1),
+        [(5, Ok(0))],
+        "nothing is committed, and the end of the log is told all the same"
+    );
+    world.node(3).writes = true;
+    world.run();
+    assert_eq!(world.answers(1), [(0, Ok(0)), (1, Ok(1)), (2, Ok(2)), (3, Ok(3)), (4, Ok(4))]);
+}
+
+#[test]
+fn batches_do_not_wait_for_ever_for_commits() {
+    let mut world = without_commits(3);
+    world.produce(1, 3, 3, -1);
+    world.run();
+    world.now.mono_us += 1_400_000;
+    world.step(NodeId(1), Event::DeadlineReached);
+    assert_eq!(world.answers(1), []);
+    world.now.mono_us += 200_000;
+    world.step(NodeId(1), Event::DeadlineReached);
+    let refused = Err(ErrorCode::NotEnoughReplicas);
+    assert_eq!(
+        world.answers(1),
+        [(2, refused), (3, refused)],
+        "one that would fit does not overtake one that does not"
+    );
+}
+
 #[test]
 fn a_follower_says_at_once_who_leads() {
     let mut world = World::new(3);

@@ -52,6 +52,7 @@ pub const EXPECTED: &[&str] = &[
     "write failed",
     // What they lead to.
     "WAL file recycled",
+    "batch waited for commits",
     "coordinator moved",
     "damaged batch refused",
     "forwarded change",

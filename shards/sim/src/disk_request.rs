@@ -15,6 +15,7 @@ pub(crate) fn group_of(request: &DiskRequest) -> GroupId {
         | DiskRequest::RemoveSegments { group, .. }
         | DiskRequest::ReadSegment { group, .. }
         | DiskRequest::ReadIndexes { group, .. } => *group,
+        DiskRequest::MeasureSpace => GroupId::METADATA,
     }
 }
 
@@ -39,6 +40,7 @@ impl fmt::Display for Asked<'_> {
                 write!(f, "read {length} at {position} of {group}/{segment}")
             }
             DiskRequest::ReadIndexes { group, segment } => write!(f, "read indexes of {group}/{segment}"),
+            DiskRequest::MeasureSpace => write!(f, "measure the space"),
         }
     }
 }

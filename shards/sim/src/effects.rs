@@ -101,7 +101,8 @@ impl World {
             }
             DiskRequest::AppendSegment { .. }
             | DiskRequest::CreateGroup { .. }
-            | DiskRequest::RemoveGroup { .. } => {}
+            | DiskRequest::RemoveGroup { .. }
+            | DiskRequest::MeasureSpace => {}
         }
     }
 

@@ -47,6 +47,7 @@ impl World {
                     Ok(DiskAnswer::Indexes { offsets, times }) => {
                         format!("indexes {} {}", offsets.len(), times.len())
                     }
+                    Ok(DiskAnswer::Space { usable_bytes, .. }) => format!("{usable_bytes} usable"),
                     Err(error) => format!("{error:?}"),
                 };
                 self.trace.note(now_us, format_args!("{place}: disk {} {what}", token.0));

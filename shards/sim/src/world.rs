@@ -371,6 +371,9 @@ impl World {
             return;
         }
         lane.shard.assert_consistent();
+        if lane.shard.has_full_groups() {
+            self.coverage.mark("batch waited for commits");
+        }
         let look = Look {
             node: place.node,
             incarnation,

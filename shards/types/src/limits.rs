@@ -30,18 +30,22 @@ pub const WAL_REWRITE_BYTES_MAX: u64 = (BATCH_BYTES_MAX + WAL_FLUSH_BYTES_MAX) a
 /// a change of the metadata may write at once.
 pub const BATCH_BYTES_MAX: usize = tight(16 * 1024 * 1024, 512 * 1024);
 
-/// Produce requests that wait for room in the WAL, per shard. More are refused.
+/// Bytes of batches that wait for room in the WAL, per shard. More are refused, but for those that waited for their leaders
+/// before.
 pub const STALLED_BYTES_MAX: usize = tight(64 * 1024 * 1024, 2 * 1024 * 1024);
 
-/// Requests that wait, per shard, for a leader elected here to begin to serve. More are answered that it does not.
-pub const ELECTED_WAITS_MAX: usize = 10_000;
+/// Requests that wait, per shard, for their leader to take them. More are refused.
+pub const LEADER_WAITS_MAX: usize = 10_000;
 
 /// Bytes of batches among them.
-pub const ELECTED_WAITS_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub const LEADER_WAITS_BYTES_MAX: usize = tight(64 * 1024 * 1024, 1024 * 1024);
 
-/// How long they wait at most. A leader begins to serve one commit after its election; one that cannot commit anything
-/// steps down within an election time-out.
-pub const ELECTED_WAIT_MS_MAX: i64 = 1_500;
+/// Those of one group, so that one that does not commit leaves room to the others; a batch alone is always within it.
+pub const LEADER_WAITS_BYTES_OF_GROUP_MAX: usize = tight(16 * 1024 * 1024, 384 * 1024);
+
+/// How long they wait at most while nothing is committed. A leader begins to serve one commit after its election, and steps
+/// down within an election time-out if it hears of no majority; this is longer.
+pub const LEADER_WAIT_MS_MAX: i64 = 1_500;
 
 /// Committed bytes of one partition that wait in memory and WAL before they are written to its segment.
 pub const SEGMENT_CHUNK_BYTES: usize = tight(1024 * 1024, 32 * 1024);

@@ -277,13 +277,17 @@ fn log_dirs(
             (Target::Group(target), Op::DescribeLogs { groups }) => {
                 groups.iter().all(|group| layout.shard_of(*group) == layout.shard_of(*target))
             }
+            (Target::Metadata, Op::MeasureSpace) => true,
             _ => false,
         }));
-        shards = world.ops.len();
-        world.serve(|op| {
-            let Op::DescribeLogs { groups } = op else { panic!("{op:?}") };
-            let hosted = groups.iter().filter(|group| Some(**group) != unhosted);
-            OpResult::DescribeLogs(hosted.map(|group| (*group, group.0 * 10)).collect())
+        shards = world.ops.len() - 1;
+        world.serve(|op| match op {
+            Op::DescribeLogs { groups } => {
+                let hosted = groups.iter().filter(|group| Some(**group) != unhosted);
+                OpResult::DescribeLogs(hosted.map(|group| (*group, group.0 * 10)).collect())
+            }
+            Op::MeasureSpace => OpResult::Space(Some((1_000, 600)).filter(|_| unhosted.is_none())),
+            other => panic!("{other:?}"),
         });
     });
     match response {
@@ -315,7 +319,7 @@ fn log_directories_are_described() {
     let result = &response.results[0];
     assert_eq!(
         (result.log_dir.as_str(), result.total_bytes, result.usable_bytes),
-        ("/var/lib/chronik", -1, -1)
+        ("/var/lib/chronik", 1_000, 600)
     );
     assert_eq!(sizes(&response), [(ORDERS.to_owned(), of(&[0, 1, 3]))]);
 
@@ -327,6 +331,8 @@ fn log_directories_are_described() {
     let unhosted = world.group(ORDERS, 1);
     let (_, response) = log_dirs(&mut world, None, Some(unhosted));
     assert_eq!(sizes(&response), [(ORDERS.to_owned(), of(&[0, 3]))]);
+    let result = &response.results[0];
+    assert_eq!((result.total_bytes, result.usable_bytes), (-1, -1), "the system did not say");
 }
 
 fn elect(

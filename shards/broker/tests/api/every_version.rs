@@ -382,6 +382,7 @@ fn succeed(op: &Op) -> OpResult {
         Op::DescribeLogs { groups } => {
             OpResult::DescribeLogs(groups.iter().map(|group| (*group, 1)).collect())
         }
+        Op::MeasureSpace => OpResult::Space(Some((2, 1))),
         Op::Group(op) => OpResult::Group(Ok(group_response(&op.request))),
         Op::Metadata(MetadataOp::DescribeQuorum { .. }) => OpResult::Quorum(quorum()),
         Op::Metadata(_) | Op::CancelFetchWait => unreachable!("made by the test itself"),
@@ -433,6 +434,7 @@ fn fail(op: &Op) -> OpResult {
         Op::DeleteRecords { .. } => OpResult::DeleteRecords(Err(error)),
         Op::DescribeProducers { .. } => OpResult::DescribeProducers(Err(error)),
         Op::DescribeLogs { .. } => OpResult::DescribeLogs(Vec::new()),
+        Op::MeasureSpace => OpResult::Space(None),
         Op::Group(_) => OpResult::Group(Err(ErrorCode::NotCoordinator)),
         Op::Metadata(_) => OpResult::Metadata(Err(ErrorCode::RequestTimedOut)),
         Op::CancelFetchWait => unreachable!("nobody waits"),

@@ -320,8 +320,13 @@ fn indexes_are_read_and_groups_removed() {
             read(8, 0, 10),
             disk(9, DiskRequest::RemoveGroup { group: GROUP }),
             disk(10, DiskRequest::RemoveGroup { group: GROUP }),
+            disk(11, DiskRequest::MeasureSpace),
         ]]
     });
+    let Ok(DiskAnswer::Space { total_bytes, usable_bytes }) = answer(&events, 11) else {
+        panic!("the space is not told: {:?}", answer(&events, 11));
+    };
+    assert!(0 < *usable_bytes && usable_bytes < total_bytes, "{usable_bytes} of {total_bytes}");
     for (token, expected) in [(1, 0), (3, 24), (5, 24), (7, 0)] {
         let Ok(DiskAnswer::Indexes { offsets, times }) = answer(&events, token) else {
             panic!("request {token} failed: {:?}", answer(&events, token));
