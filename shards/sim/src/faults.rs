@@ -235,12 +235,12 @@ impl World {
     }
 
     fn pause(&mut self, node: usize, for_us: u64) {
-        if self.nodes[node].process.is_some() {
-            self.coverage.mark("process paused");
-            let found = &mut self.nodes[node];
-            // What waits for the end of an earlier pause arrives before what comes later.
-            found.paused_until_us = found.paused_until_us.max(self.now_us + for_us);
+        let found = &mut self.nodes[node];
+        // A pause is not made longer: what waits for its end would come behind what arrives until then.
+        if found.process.is_some() && found.paused_until_us <= self.now_us {
+            found.paused_until_us = self.now_us + for_us;
             found.awake_us = found.paused_until_us;
+            self.coverage.mark("process paused");
         }
     }
 
