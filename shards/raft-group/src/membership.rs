@@ -184,12 +184,14 @@ pub(crate) fn plan_step(
 ) -> Step {
     assert!(!wanted.is_empty(), "a group keeps a voter");
     let Membership { voters, learners, .. } = membership;
+    if !voters.contains(&own) {
+        // It is about to be out, or has been since before it was elected and had not applied that. raft-rs leaves it the lead, and
+        // takes no proposal of it.
+        return Step::HandOver;
+    }
     if membership.is_joint() {
         // Whatever is wanted by now: first the change that was begun comes to its end.
-        return match voters.contains(&own) {
-            true => Step::Change(ConfChangeV2::default()),
-            false => Step::HandOver,
-        };
+        return Step::Change(ConfChangeV2::default());
     }
     let without = |from: &[ReplicaId], gone: &[ReplicaId]| -> Vec<ReplicaId> {
         from.iter().copied().filter(|replica| !gone.contains(replica)).collect()

@@ -78,6 +78,29 @@ fn a_change_that_is_not_wanted_any_more_is_brought_to_its_end_and_taken_back() {
 }
 
 #[test]
+fn a_leader_that_was_elected_before_it_knew_that_it_is_out_hands_over() {
+    let mut cluster = Cluster::led_by_first();
+    let wanted = [replica(1, 0), replica(3, 0)];
+    assert!(!cluster.replica(1).group.change_members(&wanted, Default::default(), |_| true));
+    // The change reaches the one that it leaves out, and its author is gone.
+    for message in cluster.replica(1).turn() {
+        if ReplicaId::from_raft_id(message.to) == Some(replica(2, 0)) {
+            cluster.replica(2).group.step(message);
+        }
+    }
+    cluster.replica(2).turn();
+    let author = cluster.0.remove(&NodeId(1)).expect("it was there");
+    cluster.elect(2);
+    assert_eq!(cluster.replica(2).group.membership().voters, wanted);
+    cluster.0.insert(NodeId(1), author);
+    change(&mut cluster, &wanted);
+    assert!(cluster.replica(3).group.role().serving);
+    cluster.propose(3, "a");
+    cluster.run();
+    assert_eq!(cluster.applied(1), ["a"]);
+}
+
+#[test]
 fn a_node_that_lost_its_disk_is_not_taken_for_the_replica_that_it_was() {
     let mut cluster = Cluster::led_by_first();
     cluster.0.remove(&NodeId(3));
