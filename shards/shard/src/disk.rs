@@ -457,7 +457,12 @@ impl Shard {
     /// crash the log must not end in a segment whose files are gone, nor may files stay that nobody knows of.
     pub(crate) fn remove_old_segments(&mut self, group: GroupId) {
         let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
-        if host.partition.has_retired_segments() {
+        let is_unknown = host.folder == Folder::Unknown;
+        if is_unknown {
+            // What is gone may be in files that no checkpoint knows of, and nothing may ever be written to have them looked at.
+            host.folder = Folder::Stale;
+        }
+        if is_unknown || host.partition.has_retired_segments() {
             self.checkpoint_partition(group);
         }
     }

@@ -110,7 +110,8 @@ pub(crate) struct PartitionHost {
 pub(crate) enum Folder {
     /// Not known: a crash may have come before it was made, or have left files that no checkpoint knows of.
     Unknown,
-    /// As before, and nothing of what may be there is part of the log: it goes when the WAL knows of the group, written or not.
+    /// As before, and part of the log is gone since: files that no checkpoint knows of go when the WAL knows of the group, whether
+    /// or not anything is written.
     Stale,
     BeingMade,
     There,

@@ -10,7 +10,7 @@ use partition::Partition;
 use raft_group::{Group, read_checkpoint};
 use types::hash::mix64;
 use types::mutants::{Mutant, is_planted};
-use types::{GroupId, NodeId, Now, PartitionIndex, ReplicaId, ShardId};
+use types::{GroupId, NodeId, Now, Offset, PartitionIndex, ReplicaId, ShardId};
 
 use crate::disk::DiskWork;
 use crate::event::{Effect, Event, FatalReason, LeaderChange, PeerAddress, ShardMessage};
@@ -603,9 +603,17 @@ impl Shard {
             self.raft_metrics.commit_seconds.clone(),
         );
         let retired = host.partition.take_retired_segments();
+        let has_none_left =
+            host.partition.segment_files().is_empty() && host.partition.log_start() > Offset(0);
+        let is_cleaned = !retired.is_empty() || has_none_left;
         let machine = Machine::Partition(Box::new(host));
         self.begin_group(now, group, Hosted::new(raft, machine), is_first);
         self.remove_segments(group, retired);
+        if is_cleaned {
+            // Of records that are gone by now, a crash may have left files that no checkpoint knows of. They would stay until
+            // something is written.
+            self.create_folder(group);
+        }
         self.deliver_early(now, group);
     }
 
