@@ -115,9 +115,13 @@ impl World {
         self.crash_soon(place.node);
     }
 
+    /// How long a disk takes for something. What it began while it is slow ends soon after it is quick again.
     fn disk_delay_us(&mut self, place: Place, us: u64) -> u64 {
-        let is_slow = self.nodes[place.node].slow_until_us > self.now_us;
-        self.random.delay_us(us * if is_slow { DISK_SLOWNESS } else { 1 })
+        let slow_us = self.nodes[place.node].slow_until_us.saturating_sub(self.now_us);
+        match slow_us {
+            0 => self.random.delay_us(us),
+            _ => self.random.delay_us(us * DISK_SLOWNESS).min(slow_us + us),
+        }
     }
 
     /// Whether a disk completes nothing now: then this happens when it goes on.

@@ -47,6 +47,8 @@ const REGRESSIONS: &[(u64, usize, &str)] = &[
     (2_255, 3, "a first time index entry that a crash had torn sent look-ups by time too far"),
     (2_519, 3, "a replica that was being filled told readers less than the one before it on its node"),
     (211, 3, "a batch that waited for room was taken for one behind that which had found none"),
+    (10_217, 3, "a leader that was elected before it had applied that it is out refused everything for ever"),
+    (14_441, 3, "files that a crash had left stayed where the records in them had expired"),
     (8_159, 3, "a batch whose count of offsets had rotted was taken for one that readers may not see yet"),
 ];
 
