@@ -8,7 +8,7 @@ use crate::History;
 use crate::runner::try_run;
 
 /// Histories within which each planted bug must be found.
-pub const SEEDS_MAX: u64 = 1_500;
+pub const SEEDS_MAX: u64 = 2_500;
 
 /// How the hunt for one bug ended.
 #[derive(Clone, Debug)]
