@@ -187,7 +187,9 @@ public final class Clients {
         Report.check(ADMIN.listTopics().names().get().contains(topic), "a created topic is not listed");
         Report.equal(ADMIN.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions().size(), 3, "partitions");
         int node = ADMIN.describeCluster().nodes().get().iterator().next().id();
-        for (var folder : ADMIN.describeLogDirs(List.of(node)).allDescriptions().get().get(node).values()) {
+        var folders = ADMIN.describeLogDirs(List.of(node)).allDescriptions().get().get(node).values();
+        Report.equal(folders.size(), 1, "log folders");
+        for (var folder : folders) {
             Report.check(folder.usableBytes().getAsLong() <= folder.totalBytes().getAsLong(), "more room than there is");
         }
         ADMIN.deleteTopics(List.of(topic)).all().get();
