@@ -1,6 +1,6 @@
 //! RemoveRaftVoter (key 81): a node is taken out of the metadata group (KIP-853). Its registration and its replicas stay.
 
-use metadata::Command;
+use metadata::{Command, MetadataError};
 use protocol::frame::Response;
 use protocol::messages::remove_raft_voter_request::RemoveRaftVoterRequestData;
 use protocol::messages::remove_raft_voter_response::RemoveRaftVoterResponseData;
@@ -26,6 +26,9 @@ pub(crate) fn handle(state: &State, info: RequestInfo<'_>, request: RemoveRaftVo
 fn plan(state: &State, request: &RemoveRaftVoterRequestData) -> Result<Command, Refusal> {
     check_cluster(state, request.cluster_id.as_ref())?;
     let node = NodeId(request.voter_id);
+    if node.0 < 0 {
+        return Err(MetadataError::VoterNotFound(node).into());
+    }
     let asked = topic_id(request.voter_directory_id);
     let registered = state.image.broker(node).and_then(|broker| broker.directory_id);
     match registered {

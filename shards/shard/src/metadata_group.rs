@@ -95,10 +95,7 @@ impl Shard {
     pub(crate) fn on_forwarded(&mut self, peer: NodeId, request: u64, command: Bytes) {
         let has_room = self.wal.has_room(command.len());
         let Some((raft, _)) = self.metadata() else { return };
-        let outcome = match Command::decode(&command) {
-            Ok(_) => propose(raft, &command, has_room),
-            Err(_) => Err(ErrorCode::InvalidRequest),
-        };
+        let outcome = propose(raft, &command, has_room);
         self.dirty.insert(GroupId::METADATA);
         // It goes before the entry itself, so that the other node waits for the entry before it applies it.
         self.peers.send(peer, &PeerMessage::Proposed { request, outcome }, &mut self.effects);
@@ -251,6 +248,8 @@ fn leader_of(raft: &Group, node: NodeId) -> Option<NodeId> {
 
 /// Proposes an encoded command to the metadata group. Returns where it stands if it commits.
 fn propose(raft: &mut Group, command: &Bytes, has_room: bool) -> Result<(LogIndex, Term), ErrorCode> {
+    // Every node ends at an entry that it cannot read, at each start again: none such may get into the log.
+    Command::decode(command).map_err(|_| ErrorCode::InvalidRequest)?;
     let role = raft.role();
     if !role.serving {
         return Err(ErrorCode::NotController);
@@ -261,5 +260,19 @@ fn propose(raft: &mut Group, command: &Bytes, has_room: bool) -> Result<(LogInde
     match raft.propose(Bytes::new(), command.clone()) {
         Ok(index) => Ok((index, role.term)),
         Err(_) => Err(ErrorCode::NotController),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_node_could_read_again_is_refused_before_anything_else() {
+        let own = types::ReplicaId::first(NodeId(1));
+        let mut raft = Group::create(GroupId::METADATA, own, vec![own]);
+        let mut propose = |node| propose(&mut raft, &Command::UnregisterBroker { node }.encode(), true);
+        assert_eq!(propose(NodeId(-1)), Err(ErrorCode::InvalidRequest));
+        assert_eq!(propose(NodeId(1)), Err(ErrorCode::NotController), "it is not led yet");
     }
 }

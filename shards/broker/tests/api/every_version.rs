@@ -2,9 +2,14 @@
 //! of what it asks about succeed or fail.
 
 use broker::{ActiveProducer, MetadataOp, Op, OpResult, Produced};
+use bytes::BytesMut;
 use coordinator::{GroupRequest, GroupResponse};
+use metadata::{MetadataState, StaticSettings};
+use proptest::prelude::*;
+use proptest::sample::Index;
 use protocol::api::{ApiKey, SUPPORTED};
-use protocol::frame::Request;
+use protocol::client;
+use protocol::frame::{Request, RequestHeader};
 use protocol::messages::*;
 use types::{Offset, ProducerId};
 
@@ -441,33 +446,54 @@ fn fail(op: &Op) -> OpResult {
     }
 }
 
-/// Why the broker closed the connection, if it did.
-fn check(key: ApiKey, version: i16, succeeds: bool, has_coordinator: bool) -> Option<String> {
+/// A world, perhaps with the topic of the groups' offsets.
+fn world(has_coordinator: bool) -> World {
     let mut world = World::new();
     if has_coordinator {
         world.create_topic("__consumer_offsets", types::TopicId([3; 16]), &[1]);
     }
-    if key == ApiKey::Produce {
+    world
+}
+
+/// The request of [`request`], or of Produce, with its header.
+fn frame(key: ApiKey, version: i16) -> BytesMut {
+    let client_id = Some(text("tester"));
+    let header = RequestHeader { api_key: key.wire(), api_version: version, correlation_id: 1, client_id };
+    let frame = if key == ApiKey::Produce {
         let mut request =
             produce_request(1, ORDERS, &[(0, batch(10, Default::default())), (9, Default::default())]);
         if version >= 13 {
             request.topic_data[0].name = text("");
             request.topic_data[0].topic_id = kafka_uuid(ORDERS_ID);
         }
-        world.send_produce(version, &request);
+        client::encode_produce(&header, &request)
     } else {
-        world.send(CLIENT, version, &request(key, version));
-    }
+        client::encode_request(&header, &request(key, version))
+    };
+    frame.expect("a request of this version").split_off(4)
+}
+
+/// Answers all operations.
+fn serve(world: &mut World, succeeds: bool) {
     while let Some((_, token, op)) = world.ops.pop_front() {
         let result = match op {
+            Op::CancelFetchWait => continue,
             Op::Metadata(MetadataOp::Propose { command, .. }) if succeeds => {
                 OpResult::Metadata(Ok(world.apply(command)))
             }
+            Op::Metadata(MetadataOp::HandOver { .. }) => OpResult::HandedOver(succeeds),
             op if succeeds => succeed(&op),
             op => fail(&op),
         };
         world.answer(token, result);
     }
+}
+
+/// Why the broker closed the connection, if it did.
+fn check(key: ApiKey, version: i16, succeeds: bool, has_coordinator: bool) -> Option<String> {
+    let mut world = world(has_coordinator);
+    world.frame(CLIENT, &frame(key, version));
+    serve(&mut world, succeeds);
     if let Some((_, reason)) = world.closed.pop() {
         return Some(format!("{key:?} {version}: {reason}"));
     }
@@ -482,14 +508,67 @@ fn check(key: ApiKey, version: i16, succeeds: bool, has_coordinator: bool) -> Op
 #[test]
 fn every_version_is_answered() {
     let mut closed = Vec::new();
-    for range in SUPPORTED {
-        // The codec of the test has no Produce below version 3; what it gets is tested by hand.
-        let min_version = if range.key == ApiKey::Produce { 3 } else { range.min_version };
-        for version in min_version..=range.max_version {
-            for (succeeds, has_coordinator) in [(true, true), (false, true), (true, false), (false, false)] {
-                closed.extend(check(range.key, version, succeeds, has_coordinator));
-            }
+    for (key, version) in versions() {
+        for (succeeds, has_coordinator) in [(true, true), (false, true), (true, false), (false, false)] {
+            closed.extend(check(key, version, succeeds, has_coordinator));
         }
     }
     assert!(closed.is_empty(), "{closed:#?}");
+}
+
+/// All pairs of an API and a version for which there is a frame.
+fn versions() -> impl Iterator<Item = (ApiKey, i16)> {
+    SUPPORTED.iter().flat_map(|range| {
+        // The codec of the test has no Produce below version 3; what it gets is tested by hand.
+        let min_version = if range.key == ApiKey::Produce { 3 } else { range.min_version };
+        (min_version..=range.max_version).map(|version| (range.key, version))
+    })
+}
+
+/// A frame, and bytes of it that are others.
+fn damaged_frame() -> impl Strategy<Value = (usize, Vec<(Index, Vec<u8>)>)> {
+    let number = prop_oneof![
+        any::<u8>().prop_map(|byte| vec![byte]),
+        prop_oneof![-3..3i16, any::<i16>()].prop_map(|number| number.to_be_bytes().to_vec()),
+        prop_oneof![-3..3i32, Just(i32::MIN), Just(i32::MAX), any::<i32>()]
+            .prop_map(|number| number.to_be_bytes().to_vec()),
+        prop_oneof![-3..3i64, Just(i64::MIN), Just(i64::MAX)]
+            .prop_map(|number| number.to_be_bytes().to_vec()),
+    ];
+    (0..versions().count(), prop::collection::vec((any::<Index>(), number), 1..4))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Whatever a client says, the broker goes on, and what is decided of the metadata can be read again by all nodes.
+    #[test]
+    fn damaged_requests_do_no_harm(
+        has_coordinator in any::<bool>(),
+        requests in prop::collection::vec((damaged_frame(), any::<bool>()), 1..40),
+    ) {
+        let mut world = world(has_coordinator);
+        for ((nth, damages), succeeds) in requests {
+            let (key, version) = versions().nth(nth).expect("it is counted");
+            let mut damaged = frame(key, version).to_vec();
+            // Behind the API and its version.
+            for (at, number) in damages {
+                let at = 4 + at.index(damaged.len() - 4);
+                let end = damaged.len().min(at + number.len());
+                damaged[at..end].copy_from_slice(&number[..end - at]);
+            }
+            world.frame(CLIENT, &damaged);
+            serve(&mut world, succeeds);
+            world.pass_ms(100);
+            if !world.closed.is_empty() {
+                world.closed.clear();
+                world.broker.on_disconnected(world.now, CLIENT);
+                world.broker.on_connected(CLIENT, "/127.0.0.1".to_owned());
+            }
+        }
+        let snapshot = world.state.snapshot();
+        let mut restored = MetadataState::new(StaticSettings::default());
+        prop_assert_eq!(restored.restore(&snapshot), Ok(()));
+        prop_assert_eq!(restored.snapshot(), snapshot);
+    }
 }

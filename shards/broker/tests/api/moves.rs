@@ -270,6 +270,7 @@ fn voters_come_and_go() {
     assert_eq!(voters.iter().map(|voter| voter.node.0).collect::<Vec<_>>(), [7, 8]);
 
     assert_eq!(remove_voter(&mut world, 9, KafkaUuid::ZERO), ErrorCode::VoterNotFound);
+    assert_eq!(remove_voter(&mut world, -9, KafkaUuid::ZERO), ErrorCode::VoterNotFound);
     assert_eq!(remove_voter(&mut world, 8, KafkaUuid::ZERO), ErrorCode::None);
     assert_eq!(remove_voter(&mut world, 7, KafkaUuid::ZERO), ErrorCode::InvalidRequest, "the last one stays");
 }
@@ -286,6 +287,7 @@ fn unregister(world: &mut World, broker_id: i32) -> ErrorCode {
 fn a_broker_is_forgotten_once_it_holds_nothing() {
     let mut world = World::new();
     assert_eq!(unregister(&mut world, 9), ErrorCode::BrokerIdNotRegistered);
+    assert_eq!(unregister(&mut world, -9), ErrorCode::BrokerIdNotRegistered);
     assert_eq!(unregister(&mut world, 2), ErrorCode::InvalidRequest, "it holds a replica");
     let set = vec![("broker.draining".to_owned(), Some("true".to_owned()))];
     world.apply(Command::AlterConfigs { resource: ConfigResource::Broker(OTHER_NODE), set });

@@ -111,6 +111,11 @@ impl World {
     }
 
     pub fn apply(&mut self, command: Command) -> Applied {
+        assert_eq!(
+            Command::decode(&command.encode()).as_ref(),
+            Ok(&command),
+            "nodes end at what they cannot read"
+        );
         let applied = self.state.apply(self.state.applied().next(), command);
         let image = self.state.image();
         self.broker.on_image(Arc::clone(&image));
