@@ -236,7 +236,7 @@ impl Group {
         if asks_for_votes && self.is_leader() {
             self.node.ping();
         }
-        if message.msg_type == MessageType::MsgTimeoutNow && self.is_installing() {
+        if message.msg_type == MessageType::MsgTimeoutNow && !self.may_campaign() {
             return;
         }
         match self.node.step(message) {
@@ -247,7 +247,7 @@ impl Group {
 
     /// A tick has passed. Only groups without a leader, or with something to repair, need ticks.
     pub fn tick(&mut self) {
-        if self.is_installing() {
+        if !self.is_leader() && !self.may_campaign() {
             return;
         }
         self.reset_election_timeout();
@@ -275,10 +275,13 @@ impl Group {
         raft.msgs.extend(self.voters.iter().map(question));
     }
 
-    /// A snapshot is taken over and not durable yet. raft-rs cannot campaign meanwhile: it would look for entries between
-    /// the last applied one and the snapshot, and there are none.
-    fn is_installing(&self) -> bool {
-        self.unpersisted.iter().any(|waiting| waiting.snapshot.is_some())
+    /// Whether raft-rs can campaign. Not while a snapshot is taken over and not durable yet: it would look for entries between
+    /// the last applied one and the snapshot, and there are none. Nor may the only voter with entries that are not durable
+    /// yet: others send their requests for votes behind them, but it is elected at once, and a new leader's log is to be durable.
+    fn may_campaign(&self) -> bool {
+        let is_installing = self.unpersisted.iter().any(|waiting| waiting.snapshot.is_some());
+        let is_elected_too_soon = self.is_single_voter() && self.persisted() < self.last_index();
+        !is_installing && !is_elected_too_soon
     }
 
     /// The leader is not to be reached: the next ticks bring an election, and others' requests for votes are heard.
@@ -478,7 +481,7 @@ impl Group {
     /// Starts an election at once: the first replica of a new partition does, and the only voter of a group.
     pub fn campaign(&mut self) {
         // raft-rs refuses only a node that may not vote, which then waits to be told otherwise.
-        if self.node.raft.promotable() && !self.is_installing() {
+        if self.node.raft.promotable() && self.may_campaign() {
             self.node.campaign().expect("a promotable node may campaign");
         }
         self.reset_election_timeout();

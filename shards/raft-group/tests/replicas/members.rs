@@ -1,5 +1,6 @@
 //! Replicas that join and leave.
 
+use raft_group::{Message, MessageType};
 use types::{NodeId, ReplicaId};
 
 use crate::harness::{Cluster, Replica};
@@ -97,6 +98,33 @@ fn a_leader_that_was_elected_before_it_knew_that_it_is_out_hands_over() {
     assert!(cluster.replica(3).group.role().serving);
     cluster.propose(3, "a");
     cluster.run();
+    assert_eq!(cluster.applied(1), ["a"]);
+}
+
+#[test]
+fn the_only_voter_is_not_elected_before_its_log_is_durable() {
+    let mut cluster = Cluster::led_by_first();
+    change(&mut cluster, &[replica(1, 0)]);
+    cluster.run();
+    cluster.replica(1).writes = false;
+    cluster.propose(1, "a");
+    cluster.run();
+    // One that it left out leads in a later term.
+    let only = &mut cluster.replica(1).group;
+    let mut word = Message { to: only.own().raft_id(), from: replica(2, 0).raft_id(), ..Message::default() };
+    word.set_msg_type(MessageType::MsgHeartbeat);
+    word.term = only.role().term.0 + 1;
+    only.step(word);
+    assert!(!only.is_leader());
+    let ticks = 100;
+    (0..ticks).for_each(|_| only.tick());
+    only.campaign();
+    assert!(!only.is_leader() && only.persisted() < only.last_index());
+    cluster.replica(1).writes = true;
+    cluster.run();
+    (0..ticks).for_each(|_| cluster.replica(1).group.tick());
+    cluster.run();
+    assert!(cluster.replica(1).group.role().serving);
     assert_eq!(cluster.applied(1), ["a"]);
 }
 
