@@ -9,7 +9,7 @@ use protocol::messages::add_raft_voter_response::AddRaftVoterResponseData;
 use protocol::messages::{ErrorCode, KafkaString};
 use types::NodeId;
 
-use crate::proposals::{Refusal, propose_one};
+use crate::proposals::{Refusal, change_deadline_us, propose_one};
 use crate::state::State;
 use crate::step::{RequestInfo, Step};
 
@@ -17,7 +17,7 @@ use crate::step::{RequestInfo, Step};
 const HOST_BYTES_MAX: usize = 255;
 
 pub(crate) fn handle(state: &State, info: RequestInfo<'_>, request: AddRaftVoterRequestData) -> Step {
-    let deadline_us = info.now.after_ms(request.timeout_ms.into());
+    let deadline_us = change_deadline_us(info.now, request.timeout_ms);
     propose_one(plan(state, &request), deadline_us, |error_code, error_message| {
         Response::AddRaftVoter(AddRaftVoterResponseData { error_code, error_message, ..Default::default() })
     })

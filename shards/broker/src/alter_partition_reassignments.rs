@@ -4,10 +4,10 @@
 
 use std::collections::HashMap;
 
-use metadata::{Command, Reassignment, plan_reassignment};
+use metadata::{Command, MetadataError, Reassignment, ReassignmentPlanner, Topic};
 use protocol::frame::Response;
 use protocol::messages::alter_partition_reassignments_request::{
-    AlterPartitionReassignmentsRequestData, ReassignablePartition,
+    AlterPartitionReassignmentsRequestData, ReassignablePartition, ReassignableTopic,
 };
 use protocol::messages::alter_partition_reassignments_response::{
     AlterPartitionReassignmentsResponseData, ReassignablePartitionResponse, ReassignableTopicResponse,
@@ -17,12 +17,18 @@ use types::{NodeId, PartitionIndex};
 
 use crate::broker::Target;
 use crate::op::{MetadataOp, Op};
-use crate::proposals::{Refusal, outcome};
+use crate::proposals::{Refusal, change_deadline_us, outcome};
 use crate::state::State;
 use crate::step::{RequestInfo, Step};
 
+/// Why the replicas of a partition stay where they are. The words are shared by all partitions that are told them.
+type Refused = (ErrorCode, Option<KafkaString>);
+
 /// What was planned for the partitions of a topic, in the order of the request.
-type Planned = (KafkaString, Vec<(i32, Result<(), Refusal>)>);
+type Planned = (KafkaString, Vec<(i32, Result<(), Refused>)>);
+
+/// How often a request names each partition of a topic, in all that it says of it.
+type Mentions = HashMap<i32, usize>;
 
 pub(crate) fn handle(
     state: &State,
@@ -30,36 +36,30 @@ pub(crate) fn handle(
     request: AlterPartitionReassignmentsRequestData,
 ) -> Step {
     let allow_replication_factor_change = request.allow_replication_factor_change;
-    let mut mentions: HashMap<(KafkaString, i32), usize> = HashMap::new();
+    let mut mentions: HashMap<&KafkaString, Mentions> = HashMap::new();
     for topic in &request.topics {
+        let of_topic = mentions.entry(&topic.name).or_default();
         for partition in &topic.partitions {
-            *mentions.entry((topic.name.clone(), partition.partition_index)).or_default() += 1;
+            *of_topic.entry(partition.partition_index).or_default() += 1;
         }
     }
-    let mut topics: Vec<Planned> = Vec::new();
+    let mut planner = ReassignmentPlanner::new(&state.image, allow_replication_factor_change);
     // All in one command: what is decided together may be planned together.
     let mut decided = Vec::new();
-    for topic in request.topics {
-        let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for partition in &topic.partitions {
-            let index = partition.partition_index;
-            let planned = match mentions[&(topic.name.clone(), index)] {
-                1 => plan(state, topic.name.as_str(), partition, allow_replication_factor_change),
-                _ => Err(Refusal::new(ErrorCode::InvalidRequest, "the partition is named twice")),
-            };
-            partitions.push((index, planned.map(|reassignment| decided.push(reassignment))));
-        }
-        topics.push((topic.name, partitions));
-    }
+    let planned = request.topics.iter().map(|topic| {
+        let outcomes = plan_topic(state, &mut planner, topic, &mentions[&topic.name], &mut decided);
+        (topic.name.clone(), outcomes)
+    });
+    let topics: Vec<Planned> = planned.collect();
     let mut ops = Vec::new();
     if !decided.is_empty() {
         let command = Command::Reassign { partitions: decided };
-        let deadline_us = info.now.after_ms(request.timeout_ms.into());
+        let deadline_us = change_deadline_us(info.now, request.timeout_ms);
         ops.push((Target::Metadata, Op::Metadata(MetadataOp::Propose { command, deadline_us })));
     }
     Step::gather(ops, move |_, _, results| {
-        let committed = results.into_iter().next().map_or(Ok(()), outcome);
-        let told = |planned: Result<(), Refusal>| planned.and(committed.clone());
+        let committed = results.into_iter().next().map_or(Ok(()), outcome).map_err(refused);
+        let told = |planned: Result<(), Refused>| planned.and_then(|()| committed.clone());
         let responses = topics.into_iter().map(|(name, partitions)| ReassignableTopicResponse {
             name,
             partitions: partitions
@@ -76,36 +76,43 @@ pub(crate) fn handle(
     })
 }
 
-fn plan(
+fn plan_topic(
     state: &State,
-    topic: &str,
-    partition: &ReassignablePartition,
-    allow_replication_factor_change: bool,
-) -> Result<Reassignment, Refusal> {
-    let index = PartitionIndex(partition.partition_index);
-    let replicas: Option<Vec<NodeId>> =
-        partition.replicas.as_ref().map(|replicas| replicas.iter().copied().map(NodeId).collect());
-    let planned = plan_reassignment(&state.image, topic, index, replicas.as_deref())?;
-    let current = state.image.topic(topic).and_then(|topic| topic.partition(index));
-    let current = current.expect("what could be planned is there").wanted_brokers().len();
-    match replicas {
-        Some(replicas) if replicas.len() != current && !allow_replication_factor_change => {
-            let message = format!("the partition has {current} replicas and would have {}", replicas.len());
-            Err(Refusal::new(ErrorCode::InvalidReplicationFactor, &message))
+    planner: &mut ReassignmentPlanner<'_>,
+    topic: &ReassignableTopic,
+    mentions: &Mentions,
+    decided: &mut Vec<Reassignment>,
+) -> Vec<(i32, Result<(), Refused>)> {
+    let name = topic.name.as_str();
+    // Refused once: it may have a long name, and be said to have very many partitions.
+    let unknown = || refused(MetadataError::UnknownTopic(name.to_owned()).into());
+    let found: Result<&Topic, Refused> = state.image.topic(name).map(|topic| &**topic).ok_or_else(unknown);
+    let twice = refused(Refusal::new(ErrorCode::InvalidRequest, "the partition is named twice"));
+    let mut plan = |partition: &ReassignablePartition| {
+        let index = partition.partition_index;
+        if mentions[&index] > 1 {
+            return Err(twice.clone());
         }
-        _ => Ok(planned),
-    }
+        let found = found.as_ref().map_err(Refused::clone)?;
+        let replicas: Option<Vec<NodeId>> =
+            partition.replicas.as_ref().map(|replicas| replicas.iter().copied().map(NodeId).collect());
+        let planned = planner.plan(found, PartitionIndex(index), replicas.as_deref());
+        decided.push(planned.map_err(|error| refused(error.into()))?);
+        Ok(())
+    };
+    topic.partitions.iter().map(|partition| (partition.partition_index, plan(partition))).collect()
 }
 
-fn respond(partition_index: i32, outcome: Result<(), Refusal>) -> ReassignablePartitionResponse {
-    let (error, message) = match outcome {
-        Ok(()) => (ErrorCode::None, None),
-        Err(Refusal { code, message }) => (code, message),
-    };
+fn refused(Refusal { code, message }: Refusal) -> Refused {
+    (code, message.as_deref().map(kafka_string))
+}
+
+fn respond(partition_index: i32, outcome: Result<(), Refused>) -> ReassignablePartitionResponse {
+    let (error, error_message) = outcome.err().unwrap_or((ErrorCode::None, None));
     ReassignablePartitionResponse {
         partition_index,
         error_code: error.code(),
-        error_message: message.as_deref().map(kafka_string),
+        error_message,
         ..Default::default()
     }
 }

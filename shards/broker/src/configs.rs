@@ -23,7 +23,11 @@ pub(crate) const GROUP: i8 = 32;
 
 pub(crate) fn describe(state: &State, request: DescribeConfigsRequestData) -> Step {
     let shown = Shown { synonyms: request.include_synonyms, documentation: request.include_documentation };
-    let results = request.resources.into_iter().map(|resource| describe_resource(state, resource, shown));
+    // Each once: an answer can be thousands of times as long as the question.
+    let mut seen = HashSet::new();
+    let mut resources = request.resources;
+    resources.retain(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())));
+    let results = resources.into_iter().map(|resource| describe_resource(state, resource, shown));
     let results = results.collect();
     Step::Reply(Response::DescribeConfigs(DescribeConfigsResponseData { results, ..Default::default() }))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use metadata::{PartitionsRequest, plan_create_partitions};
+use metadata::{CreatePartitionsPlanner, PartitionsRequest};
 use protocol::frame::Response;
 use protocol::messages::create_partitions_request::{CreatePartitionsRequestData, CreatePartitionsTopic};
 use protocol::messages::create_partitions_response::{
@@ -11,41 +11,52 @@ use protocol::messages::create_partitions_response::{
 use protocol::messages::{ErrorCode, KafkaString, kafka_string};
 use types::NodeId;
 
-use crate::proposals::{Proposals, Refusal};
+use crate::proposals::{Proposals, Refusal, change_deadline_us, too_many_partitions};
 use crate::state::State;
 use crate::step::{RequestInfo, Step};
 
 pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: CreatePartitionsRequestData) -> Step {
+    if let Some(refusal) = too_many_partitions(partitions_asked_for(state, &request)) {
+        let mut answered = HashSet::new();
+        let names = request.topics.into_iter().map(|topic| topic.name);
+        let once = names.filter(|name| answered.insert(name.clone()));
+        return reply(once.map(|name| (name, Err(refusal.clone()))));
+    }
     let seed = state.next_seed();
+    let image = std::sync::Arc::clone(&state.image);
+    let mut planner = CreatePartitionsPlanner::new(&image, |node| state.alive.contains(&node));
     let mut mentions: HashMap<KafkaString, usize> = HashMap::new();
     for topic in &request.topics {
         *mentions.entry(topic.name.clone()).or_default() += 1;
     }
-    let mut proposals = Proposals::new(request.validate_only, info.now.after_ms(request.timeout_ms.into()));
+    let deadline_us = change_deadline_us(info.now, request.timeout_ms);
+    let mut proposals = Proposals::new(request.validate_only, deadline_us);
     let mut answered = HashSet::new();
     for (nth, topic) in (0u64..).zip(request.topics) {
         if !answered.insert(topic.name.clone()) {
             continue;
         }
         let planned = match mentions[&topic.name] {
-            1 => {
-                let is_alive = |node| state.alive.contains(&node);
-                let seed = seed.wrapping_add(nth);
-                plan_create_partitions(&state.image, &partitions_request(&topic), seed, is_alive)
-                    .map_err(Refusal::from)
-            }
+            1 => planner.plan(&partitions_request(&topic), seed.wrapping_add(nth)).map_err(Refusal::from),
             _ => Err(Refusal::new(ErrorCode::InvalidRequest, "the topic is named twice")),
         };
         proposals.push(topic.name, planned);
     }
-    proposals.gather(|_, outcomes| {
-        let results = outcomes.into_iter().map(|(name, outcome)| respond(name, outcome));
-        let results = results.collect();
-        Step::Reply(Response::CreatePartitions(CreatePartitionsResponseData {
-            results,
-            ..Default::default()
-        }))
-    })
+    proposals.gather(|_, outcomes| reply(outcomes.into_iter()))
+}
+
+/// How many partitions there would be more.
+fn partitions_asked_for(state: &State, request: &CreatePartitionsRequestData) -> usize {
+    let added = |topic: &CreatePartitionsTopic| {
+        let current = state.image.topic(topic.name.as_str()).map_or(0, |topic| topic.partitions.len());
+        usize::try_from(topic.count).unwrap_or(0).saturating_sub(current)
+    };
+    request.topics.iter().map(added).fold(0, usize::saturating_add)
+}
+
+fn reply(outcomes: impl Iterator<Item = (KafkaString, Result<(), Refusal>)>) -> Step {
+    let results = outcomes.map(|(name, outcome)| respond(name, outcome)).collect();
+    Step::Reply(Response::CreatePartitions(CreatePartitionsResponseData { results, ..Default::default() }))
 }
 
 fn partitions_request(topic: &CreatePartitionsTopic) -> PartitionsRequest {

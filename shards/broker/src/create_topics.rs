@@ -14,25 +14,19 @@ use types::NodeId;
 
 use crate::broker::Target;
 use crate::op::{MetadataOp, Op, OpResult};
+use crate::proposals::{Refusal, change_deadline_us, too_many_partitions};
 use crate::state::{OFFSETS_TOPIC, State};
 use crate::step::{RequestInfo, Step};
 
 /// How long a topic that the broker makes by itself may take.
 const INTERNAL_TIMEOUT_MS: i64 = 10_000;
 
-/// Partitions of one request (Kafka's `MAX_PARTITIONS_PER_BATCH`).
-const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
-
 /// Bytes of one segment of `__consumer_offsets` (Kafka's `offsets.topic.segment.bytes`).
 const OFFSETS_SEGMENT_BYTES: u32 = 100 * 1024 * 1024;
 
 pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: CreateTopicsRequestData) -> Step {
-    if partitions_asked_for(&request) > PARTITIONS_PER_REQUEST_MAX {
-        let why = format!("one request may create {PARTITIONS_PER_REQUEST_MAX} partitions at most");
-        let refused = request
-            .topics
-            .into_iter()
-            .map(|topic| refuse(topic.name, ErrorCode::PolicyViolation, Some(why.clone())));
+    if let Some(Refusal { code, message }) = too_many_partitions(partitions_asked_for(&request)) {
+        let refused = request.topics.into_iter().map(|topic| refuse(topic.name, code, message.clone()));
         let topics = refused.collect();
         return Step::Reply(Response::CreateTopics(CreateTopicsResponseData {
             topics,
@@ -42,7 +36,7 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: CreateTo
     let seed = state.next_seed();
     let image = std::sync::Arc::clone(&state.image);
     let mut planner = CreateTopicPlanner::new(&image, |node| state.alive.contains(&node));
-    let deadline_us = info.now.after_ms(request.timeout_ms.into());
+    let deadline_us = change_deadline_us(info.now, request.timeout_ms);
     let mut ops = Vec::new();
     let mut planned = Vec::with_capacity(request.topics.len());
     let mut mentions: HashMap<&KafkaString, usize> = HashMap::new();
@@ -52,7 +46,7 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: CreateTo
     for (nth, topic) in (0u64..).zip(&request.topics) {
         // A name that the request names twice is refused both times, as Kafka does.
         let command = match mentions[&topic.name] > 1 {
-            true => Err(MetadataError::InvalidRequest(format!("topic {} is named twice", topic.name))),
+            true => Err(MetadataError::InvalidRequest("the topic is named twice".to_owned())),
             false => planner.plan(&topic_request(topic), seed.wrapping_add(nth)),
         };
         let outcome = command.map(|command| {

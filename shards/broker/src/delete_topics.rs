@@ -9,7 +9,7 @@ use protocol::messages::delete_topics_response::{DeletableTopicResult, DeleteTop
 use protocol::messages::{ErrorCode, KafkaString, kafka_string, kafka_uuid, topic_id};
 use types::TopicId;
 
-use crate::proposals::{Proposals, Refusal};
+use crate::proposals::{Proposals, Refusal, change_deadline_us};
 use crate::state::State;
 use crate::step::{RequestInfo, Step};
 
@@ -25,7 +25,7 @@ pub(crate) fn handle(state: &State, info: RequestInfo<'_>, request: DeleteTopics
     for named in &named {
         *mentions.entry(meant(state, named)).or_default() += 1;
     }
-    let mut proposals = Proposals::new(false, info.now.after_ms(request.timeout_ms.into()));
+    let mut proposals = Proposals::new(false, change_deadline_us(info.now, request.timeout_ms));
     let mut answered = HashSet::new();
     for named in named {
         let meant = meant(state, &named);

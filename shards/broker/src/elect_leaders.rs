@@ -1,5 +1,7 @@
 //! ElectLeaders (key 43): back to the preferred leaders (KIP-183), or to any leader (KIP-460).
 
+use std::collections::{HashMap, HashSet};
+
 use metadata::Partition;
 use protocol::frame::Response;
 use protocol::messages::elect_leaders_request::{ElectLeadersRequestData, TopicPartitions};
@@ -11,6 +13,7 @@ use types::NodeId;
 
 use crate::broker::Target;
 use crate::op::{MetadataOp, Op, OpResult};
+use crate::proposals::change_deadline_us;
 use crate::state::State;
 use crate::step::{RequestInfo, Step};
 
@@ -48,10 +51,14 @@ pub(crate) fn handle(state: &State, info: RequestInfo<'_>, request: ElectLeaders
     // Where all partitions are asked about, those that need no election are left out (as in Kafka).
     let everywhere = request.topic_partitions.is_none();
     let named = request.topic_partitions.unwrap_or_else(|| all_partitions(state));
-    let deadline_us = info.now.after_ms(request.timeout_ms.into());
+    let deadline_us = change_deadline_us(info.now, request.timeout_ms);
     let mut topics: Vec<(KafkaString, Vec<(i32, KnownOutcome)>)> = Vec::new();
     let mut ops = Vec::new();
-    for TopicPartitions { topic, partitions, .. } in named {
+    // A partition is answered for once, however often it is named: nobody needs to wait for it twice.
+    let mut answered: HashMap<KafkaString, HashSet<i32>> = HashMap::new();
+    for TopicPartitions { topic, mut partitions, .. } in named {
+        let answered = answered.entry(topic.clone()).or_default();
+        partitions.retain(|index| answered.insert(*index));
         let known = state.image.topic(topic.as_str());
         let mut outcomes = Vec::with_capacity(partitions.len());
         for index in partitions {
@@ -82,6 +89,8 @@ pub(crate) fn handle(state: &State, info: RequestInfo<'_>, request: ElectLeaders
             None => match results.next() {
                 Some(OpResult::HandedOver(true)) => ErrorCode::None,
                 Some(OpResult::HandedOver(false)) => ErrorCode::PreferredLeaderNotAvailable,
+                // Too many wait already; it may come about all the same.
+                Some(OpResult::Metadata(Err(code))) => code,
                 other => unreachable!("a hand-over is answered as such, not by {other:?}"),
             },
         };

@@ -1,12 +1,12 @@
 //! Incremental fetch sessions (KIP-227): the broker remembers what a consumer fetches, and says only what changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use protocol::messages::{ErrorCode, KafkaString, kafka_string, topic_id};
 use types::TopicId;
 use types::hash::mix64;
-use types::limits::{FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_PER_SHARD_MAX};
+use types::limits::{FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_PER_SHARD_MAX, TOPIC_NAME_CHARS_MAX};
 
 /// The epoch of a request without a session, or one that ends its session.
 const FINAL_EPOCH: i32 = -1;
@@ -107,9 +107,12 @@ impl FetchSessions {
                 session.epoch = epoch.checked_add(1).unwrap_or(1);
                 session.used_us = now_us;
                 let known = session.partitions.len();
-                session.update(flatten(topics), forgotten);
+                let named = flatten(topics);
+                let has_long_names = has_long_names(&named);
+                session.update(named, forgotten);
                 let partitions = session.partitions.clone();
-                if partitions.len() > known && self.held() > FETCH_SESSION_PARTITIONS_MAX {
+                let is_too_large = partitions.len() > known && self.held() > FETCH_SESSION_PARTITIONS_MAX;
+                if is_too_large || has_long_names {
                     // It has grown too large to be remembered. The client comes back with all its partitions.
                     self.sessions.remove(&session_id);
                     return Err(ErrorCode::FetchSessionIdNotFound);
@@ -142,7 +145,7 @@ impl FetchSessions {
 
     /// A new session, or 0 where it cannot be remembered.
     fn create(&mut self, now_us: u64, partitions: &[SessionPartition]) -> i32 {
-        if partitions.is_empty() || !self.make_room(now_us, partitions.len()) {
+        if partitions.is_empty() || has_long_names(partitions) || !self.make_room(now_us, partitions.len()) {
             return 0;
         }
         let id = loop {
@@ -192,15 +195,22 @@ impl Session {
                 }
             }
         }
-        for topic in forgotten {
-            let gone = |key: &PartitionKey| {
-                key.topic == topic.topic
-                    && key.topic_id == topic_id(topic.topic_id)
-                    && topic.partitions.contains(&key.partition)
-            };
-            self.partitions.retain(|partition| !gone(&partition.key));
+        if !forgotten.is_empty() {
+            let keys = forgotten.iter().flat_map(|topic| {
+                let id = topic_id(topic.topic_id);
+                topic.partitions.iter().map(move |partition| (topic.topic.as_str(), id, *partition))
+            });
+            let gone: HashSet<(&str, TopicId, i32)> = keys.collect();
+            self.partitions.retain(|SessionPartition { key, .. }| {
+                !gone.contains(&(key.topic.as_str(), key.topic_id, key.partition))
+            });
         }
     }
+}
+
+/// Whether there are names that no topic can have: sessions are bounded by the partitions that they remember.
+fn has_long_names(partitions: &[SessionPartition]) -> bool {
+    partitions.iter().any(|partition| partition.key.topic.as_str().len() > TOPIC_NAME_CHARS_MAX)
 }
 
 fn flatten(topics: Vec<FetchTopic>) -> Vec<SessionPartition> {

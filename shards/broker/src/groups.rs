@@ -1,6 +1,8 @@
 //! Consumer groups: requests go to the partition of `__consumer_offsets` that coordinates the group.
 
-use coordinator::{GroupRequest, GroupResponse, RequestContext};
+use std::collections::HashSet;
+
+use coordinator::{GroupFilter, GroupRequest, GroupResponse, RequestContext};
 use protocol::frame::Response;
 use protocol::messages::delete_groups_request::DeleteGroupsRequestData;
 use protocol::messages::delete_groups_response::{DeletableGroupResult, DeleteGroupsResponseData};
@@ -23,19 +25,20 @@ use crate::step::{RequestInfo, Step};
 /// The operation that brings a request to the coordinator of a consumer group.
 pub(crate) fn group_op(
     state: &State,
-    info: RequestInfo<'_>,
+    context: &RequestContext,
     group_id: &str,
     request: GroupRequest,
 ) -> Result<(Target, Op), ErrorCode> {
     let (_, group) = state.coordinator_of(group_id).ok_or(ErrorCode::CoordinatorNotAvailable)?;
-    Ok((Target::Group(group), Op::Group(GroupOp { group, context: context(info), request })))
+    Ok((Target::Group(group), Op::Group(GroupOp { group, context: context.clone(), request })))
 }
 
-fn context(info: RequestInfo<'_>) -> RequestContext {
+/// What coordinators are told of a request: made once, since it may ask for many groups.
+pub(crate) fn context(info: RequestInfo<'_>) -> RequestContext {
     RequestContext {
         api_version: info.api_version,
-        client_id: info.client_id.to_owned(),
-        client_host: info.client_host.to_owned(),
+        client_id: info.client_id.into(),
+        client_host: info.client_host.into(),
     }
 }
 
@@ -55,7 +58,7 @@ fn forward(
     request: GroupRequest,
     refuse: fn(ErrorCode) -> Response,
 ) -> Step {
-    match group_op(state, info, group_id, request) {
+    match group_op(state, &context(info), group_id, request) {
         Err(error) => Step::Reply(refuse(error)),
         Ok(op) => Step::gather(vec![op], move |_, _, mut results| {
             let result = results.pop().expect("one operation has one result");
@@ -140,7 +143,8 @@ pub(crate) fn delete(state: &State, info: RequestInfo<'_>, request: DeleteGroups
     )
 }
 
-/// Asks the coordinator of each of several groups and answers for all of them, in the same order.
+/// Asks the coordinator of each of several groups and answers for all of them, in the same order. A group that is named more
+/// than once is answered once: a description may be large, and a request name it very often.
 fn each_group<T: 'static>(
     state: &State,
     info: RequestInfo<'_>,
@@ -150,10 +154,12 @@ fn each_group<T: 'static>(
     accept: impl Fn(GroupResponse) -> T + 'static,
     respond: fn(Vec<T>) -> Response,
 ) -> Step {
+    let context = context(info);
+    let mut named = HashSet::new();
     let mut ops = Vec::new();
     let mut refused = Vec::new();
-    for group_id in group_ids {
-        match group_op(state, info, group_id.as_str(), request(group_id.clone())) {
+    for group_id in group_ids.into_iter().filter(|group_id| named.insert(group_id.clone())) {
+        match group_op(state, &context, group_id.as_str(), request(group_id.clone())) {
             Ok(op) => {
                 ops.push(op);
                 refused.push((group_id, None));
@@ -176,12 +182,14 @@ fn each_group<T: 'static>(
 
 /// ListGroups asks every coordinator of the cluster that this node leads; the client asks every node.
 pub(crate) fn list(state: &State, info: RequestInfo<'_>, request: ListGroupsRequestData) -> Step {
+    let context = context(info);
+    let filter = GroupFilter::new(&request);
     let mut ops = Vec::new();
     if let Some(topic) = state.image.topic(OFFSETS_TOPIC) {
         for partition in &topic.partitions {
             if state.leader(partition.group).is_some_and(|(node, _)| node == state.config.node) {
-                let request = GroupRequest::ListGroups(request.clone());
-                let op = GroupOp { group: partition.group, context: context(info), request };
+                let request = GroupRequest::ListGroups(filter.clone());
+                let op = GroupOp { group: partition.group, context: context.clone(), request };
                 ops.push((Target::Group(partition.group), Op::Group(op)));
             }
         }

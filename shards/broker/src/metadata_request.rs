@@ -1,6 +1,6 @@
 //! Metadata (key 3): brokers, topics and leaders from this shard's image; a missing topic may be made on the way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use metadata::Topic;
 use protocol::frame::Response;
@@ -46,7 +46,7 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: Metadata
     let may_create = request.allow_auto_topic_creation || info.api_version < AUTO_CREATE_FLAG_VERSION_MIN;
     let topics = match request.topics {
         Some(topics) if topics.is_empty() && info.api_version < EMPTY_MEANS_NONE_VERSION_MIN => None,
-        topics => topics,
+        topics => topics.map(distinct),
     };
     if let Some(topics) = topics.as_ref().filter(|topics| asks_by_id_too_early(info, topics)) {
         return Step::Reply(Response::Metadata(refuse_all(topics)));
@@ -59,6 +59,13 @@ pub(crate) fn handle(state: &mut State, info: RequestInfo<'_>, request: Metadata
     };
     let ops = create_missing(state, info, &missing);
     Step::gather(ops, move |state, _, _| Step::Reply(Response::Metadata(respond(state, topics, operations))))
+}
+
+/// The topics asked for, each once: an answer can be thousands of times as long as the question.
+fn distinct(mut topics: Vec<MetadataRequestTopic>) -> Vec<MetadataRequestTopic> {
+    let mut seen = HashSet::new();
+    topics.retain(|topic| seen.insert((topic.name.clone(), topic_id(topic.topic_id))));
+    topics
 }
 
 fn asks_by_id_too_early(info: RequestInfo<'_>, topics: &[MetadataRequestTopic]) -> bool {

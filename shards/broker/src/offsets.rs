@@ -1,6 +1,6 @@
 //! OffsetCommit (key 8) and OffsetFetch (key 9), whose versions differ more than most, and OffsetDelete (key 47).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use coordinator::{GroupRequest, GroupResponse};
 use protocol::frame::Response;
@@ -22,7 +22,7 @@ use protocol::messages::offset_fetch_response::{
 use protocol::messages::{ErrorCode, KafkaString, KafkaUuid, kafka_string, kafka_uuid, topic_id};
 use types::TopicId;
 
-use crate::groups::{group_op, group_result};
+use crate::groups::{context, group_op, group_result};
 use crate::state::State;
 use crate::step::{RequestInfo, Step};
 
@@ -57,7 +57,8 @@ pub(crate) fn commit(state: &State, info: RequestInfo<'_>, mut request: OffsetCo
             }
         });
         if !unknown.is_empty() {
-            refused.insert((topic.name.clone(), topic.topic_id), unknown);
+            // A topic may be named more than once, and all that is asked is answered.
+            refused.entry((topic.name.clone(), topic.topic_id)).or_default().append(&mut unknown);
         }
         if !topic.partitions.is_empty() {
             accepted.push(topic);
@@ -68,7 +69,7 @@ pub(crate) fn commit(state: &State, info: RequestInfo<'_>, mut request: OffsetCo
     }
     let group_id = request.group_id.clone();
     request.topics = accepted.clone();
-    match group_op(state, info, group_id.as_str(), GroupRequest::OffsetCommit(request)) {
+    match group_op(state, &context(info), group_id.as_str(), GroupRequest::OffsetCommit(request)) {
         Err(error) => commit_response(refuse_topics(&accepted, error), refused),
         Ok(op) => Step::gather(vec![op], move |_, _, mut results| {
             match group_result(results.pop().expect("one operation has one result")) {
@@ -144,7 +145,7 @@ pub(crate) fn delete(state: &State, info: RequestInfo<'_>, mut request: OffsetDe
         !topic.partitions.is_empty()
     });
     let group_id = request.group_id.clone();
-    match group_op(state, info, group_id.as_str(), GroupRequest::OffsetDelete(request)) {
+    match group_op(state, &context(info), group_id.as_str(), GroupRequest::OffsetDelete(request)) {
         Err(error) => refuse_delete(error),
         Ok(op) => Step::gather(vec![op], move |_, _, mut results| {
             match group_result(results.pop().expect("one operation has one result")) {
@@ -182,11 +183,13 @@ fn delete_response(
 
 pub(crate) fn fetch(state: &State, info: RequestInfo<'_>, request: OffsetFetchRequestData) -> Step {
     let require_stable = request.require_stable;
-    let groups = if info.api_version >= SEVERAL_GROUPS_VERSION_MIN {
+    let mut groups = if info.api_version >= SEVERAL_GROUPS_VERSION_MIN {
         request.groups
     } else {
         vec![single_group(request)]
     };
+    drop_repeated(&mut groups);
+    let context = context(info);
     let mut ops = Vec::new();
     let mut asked = Vec::with_capacity(groups.len());
     for mut group in groups {
@@ -198,7 +201,7 @@ pub(crate) fn fetch(state: &State, info: RequestInfo<'_>, request: OffsetFetchRe
         let named = if only_in_partitions { group.topics.clone().unwrap_or_default() } else { Vec::new() };
         let group_id = group.group_id.clone();
         let request = GroupRequest::OffsetFetch { group, require_stable };
-        let refused = group_op(state, info, group_id.as_str(), request).map(|op| ops.push(op)).err();
+        let refused = group_op(state, &context, group_id.as_str(), request).map(|op| ops.push(op)).err();
         asked.push(AskedGroup { group_id, unknown, named, refused });
     }
     Step::gather(ops, move |state, info, results| {
@@ -219,6 +222,23 @@ pub(crate) fn fetch(state: &State, info: RequestInfo<'_>, request: OffsetFetchRe
         let answered = answered.collect();
         fetch_response(state, info, answered)
     })
+}
+
+/// Leaves the first mention of each group, and of each partition of it. An answer has the text that was committed with the
+/// offset, so that a small request could ask for more bytes than there is memory.
+fn drop_repeated(groups: &mut Vec<OffsetFetchRequestGroup>) {
+    let mut named_groups = HashSet::new();
+    groups.retain(|group| named_groups.insert(group.group_id.clone()));
+    for topics in groups.iter_mut().filter_map(|group| group.topics.as_mut()) {
+        // By topic first: a name may be long, and is not to be hashed for each partition.
+        let mut named: HashMap<(KafkaString, KafkaUuid), HashSet<i32>> = HashMap::new();
+        topics.retain_mut(|topic| {
+            let named = named.entry((topic.name.clone(), topic.topic_id)).or_default();
+            let asks_for_none = topic.partition_indexes.is_empty();
+            topic.partition_indexes.retain(|index| named.insert(*index));
+            asks_for_none || !topic.partition_indexes.is_empty()
+        });
+    }
 }
 
 /// One group of an OffsetFetch, with what its answer needs beside that of the coordinator.

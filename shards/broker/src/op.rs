@@ -222,7 +222,7 @@ pub enum OpResult {
     Metadata(Result<Applied, ErrorCode>),
     /// Of [`MetadataOp::DescribeQuorum`]; that it cannot be had is told as [`OpResult::Metadata`].
     Quorum(Quorum),
-    /// Of [`MetadataOp::HandOver`]: whether the replica leads.
+    /// Of [`MetadataOp::HandOver`]: whether the replica leads; that too many wait is told as [`OpResult::Metadata`].
     HandedOver(bool),
     /// The request's time passed before the owner answered.
     TimedOut,

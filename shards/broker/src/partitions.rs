@@ -1,6 +1,8 @@
 //! Requests that name topics and partitions, ask the owner of each, and answer in the same shape.
 
-use protocol::messages::KafkaString;
+use std::collections::HashSet;
+
+use protocol::messages::{ErrorCode, KafkaString};
 use types::TopicId;
 
 use crate::PartitionError;
@@ -14,6 +16,7 @@ use crate::step::{Gather, RequestInfo, Step};
 pub(crate) struct PartitionRequests {
     topics: Vec<RequestedTopic>,
     ops: Vec<(Target, Op)>,
+    targets: HashSet<Target>,
 }
 
 /// A topic's name or id, and the refusals of its partitions by their number; `None` where an owner is asked.
@@ -38,8 +41,13 @@ impl PartitionRequests {
         self.topics.push((name, id, Vec::new()));
     }
 
-    /// The next partition of the last topic.
+    /// The next partition of the last topic. Its owner is asked once, however often the client names it, which costs the client
+    /// a few bytes each time and could cost us a walk through a batch and a long answer.
     pub(crate) fn partition(&mut self, index: i32, op: Result<(Target, Op), PartitionError>) {
+        let op = op.and_then(|(target, op)| match self.targets.insert(target) {
+            true => Ok((target, op)),
+            false => Err(ErrorCode::InvalidRequest.into()),
+        });
         let (_, _, partitions) = self.topics.last_mut().expect("a partition follows its topic");
         match op {
             Ok(op) => {
@@ -57,7 +65,7 @@ impl PartitionRequests {
         deadline_us: Option<u64>,
         finish: impl FnOnce(&mut State, Vec<AskedTopic>) -> Step + 'static,
     ) -> Step {
-        let PartitionRequests { topics, ops } = self;
+        let PartitionRequests { topics, ops, .. } = self;
         let finish = move |state: &mut State, _: RequestInfo<'_>, results: Vec<OpResult>| {
             let mut results = results.into_iter();
             let mut outcome = |refused: Option<PartitionError>| match refused {

@@ -3,6 +3,8 @@
 use metadata::{Applied, Command, MetadataError};
 use protocol::frame::Response;
 use protocol::messages::{ErrorCode, KafkaString, kafka_string};
+use types::Now;
+use types::limits::CHANGE_WAIT_MS_MAX;
 
 use crate::broker::Target;
 use crate::op::{MetadataOp, Op, OpResult};
@@ -11,6 +13,20 @@ use crate::step::Step;
 
 /// How long a change may take where the request does not say (Kafka's `request.timeout.ms`).
 pub(crate) const CHANGE_TIMEOUT_MS: i64 = 30_000;
+
+/// Partitions of one request (Kafka's `MAX_PARTITIONS_PER_BATCH`).
+const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
+
+/// Until when a change is waited for that may take as long as the request says.
+pub(crate) fn change_deadline_us(now: Now, timeout_ms: i32) -> u64 {
+    now.after_ms(i64::from(timeout_ms).min(CHANGE_WAIT_MS_MAX))
+}
+
+/// Why a request that makes so many partitions is refused as a whole, if it is.
+pub(crate) fn too_many_partitions(partitions: usize) -> Option<Refusal> {
+    let why = format!("one request may create {PARTITIONS_PER_REQUEST_MAX} partitions at most");
+    (partitions > PARTITIONS_PER_REQUEST_MAX).then(|| Refusal::new(ErrorCode::PolicyViolation, &why))
+}
 
 /// Why one change was not made.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use types::Now;
 
 use crate::coordinator::GroupCoordinator;
-use crate::env::{PendingWrite, kafka, owned};
+use crate::env::{PendingWrite, append_error, kafka, owned};
 use crate::group::{ClassicGroup, GroupState};
 use crate::messages::*;
-use crate::records::group_tombstone;
-use crate::{Action, GroupResponse, RequestToken};
+use crate::records::{group_tombstone, group_tombstone_bytes, offset_tombstone, offset_tombstone_bytes};
+use crate::{Action, CoordinatorRecord, GroupFilter, GroupResponse, RequestToken, WRITE_BYTES_MAX};
 
 /// The first version of DescribeGroups that says that a group does not exist.
 const FIRST_VERSION_WITH_GROUP_ID_NOT_FOUND: i16 = 6;
@@ -37,16 +37,13 @@ impl GroupCoordinator {
         described
     }
 
-    pub(crate) fn on_list_groups(&self, request: &ListGroupsRequestData) -> ListGroupsResponseData {
-        let wants = |filter: &[KafkaString], value: &str| {
-            filter.is_empty() || filter.iter().any(|wanted| wanted.as_str().eq_ignore_ascii_case(value))
-        };
+    pub(crate) fn on_list_groups(&self, filter: &GroupFilter) -> ListGroupsResponseData {
         let mut response = ListGroupsResponseData::default();
-        if !wants(&request.types_filter, CLASSIC) {
+        if filter.states.is_empty() {
             return response;
         }
         let mut list = |id: &Arc<str>, state: GroupState, protocol_type: &str| {
-            if wants(&request.states_filter, state.name()) {
+            if filter.states.contains(&state) {
                 response.groups.push(ListedGroup {
                     group_id: kafka(id),
                     protocol_type: kafka(protocol_type),
@@ -84,22 +81,76 @@ impl GroupCoordinator {
         group_id: KafkaString,
         actions: &mut Vec<Action>,
     ) {
-        let error = match self.groups.get(group_id.as_str()) {
-            Some(group) if group.state != GroupState::Empty => Some(ErrorCode::NonEmptyGroup),
-            Some(_) => None,
-            None if self.has_group(group_id.as_str()) => None,
-            None => Some(ErrorCode::GroupIdNotFound),
-        };
-        if let Some(error) = error {
-            let response = GroupResponse::DeleteGroup(deleted(group_id, error));
+        if self.has_group(group_id.as_str()) {
+            self.delete_group(now, token, owned(&group_id), actions);
+        } else {
+            let response = GroupResponse::DeleteGroup(deleted(group_id, ErrorCode::GroupIdNotFound));
+            self.env(now, actions).respond(token, response);
+        }
+    }
+
+    /// Deletes a group, or as many of its offsets as one write takes: the rest when that is written, so that no group is
+    /// gone whose offsets are not. Somebody who joins in between keeps the group.
+    fn delete_group(&mut self, now: Now, token: RequestToken, group: Arc<str>, actions: &mut Vec<Action>) {
+        if self.groups.get(&group).is_some_and(|group| group.state != GroupState::Empty) {
+            let response = GroupResponse::DeleteGroup(deleted(kafka(&group), ErrorCode::NonEmptyGroup));
             self.env(now, actions).respond(token, response);
             return;
         }
-        let group = owned(&group_id);
-        let mut records = self.group_offset_tombstones(&group);
+        let (mut records, is_last) = self.plan_group_tombstones(&group);
         let offsets = records.len() as u64;
-        records.push(group_tombstone(&group));
-        self.env(now, actions).append(records, PendingWrite::DeleteGroup { token, group, offsets });
+        if is_last {
+            records.push(group_tombstone(&group));
+        }
+        self.env(now, actions).append(records, PendingWrite::DeleteGroup { token, group, offsets, is_last });
+    }
+
+    /// Tombstones for the offsets of a group, as many as go in one write with that of the group, and whether those are all.
+    fn plan_group_tombstones(&self, group: &Arc<str>) -> (Vec<CoordinatorRecord>, bool) {
+        let mut bytes = group_tombstone_bytes(group);
+        let mut records = Vec::new();
+        for key in self.group_offset_keys(group) {
+            bytes += offset_tombstone_bytes(&key.group, &key.topic);
+            if bytes > WRITE_BYTES_MAX {
+                return (records, false);
+            }
+            records.push(offset_tombstone(&key));
+        }
+        (records, true)
+    }
+
+    /// A write of a group that is being deleted is committed, or will never be.
+    pub(crate) fn on_group_deleted(
+        &mut self,
+        now: Now,
+        token: RequestToken,
+        group: Arc<str>,
+        is_last: bool,
+        result: Result<(), ErrorCode>,
+        actions: &mut Vec<Action>,
+    ) {
+        if result.is_ok() && !is_last {
+            return self.delete_group(now, token, group, actions);
+        }
+        if result.is_ok() {
+            self.forget_deleted(&group);
+        }
+        let error = result.err().map_or(ErrorCode::None, append_error);
+        let response = GroupResponse::DeleteGroup(deleted(kafka(&group), error));
+        self.env(now, actions).respond(token, response);
+    }
+}
+
+impl GroupFilter {
+    /// What a request asks for.
+    pub fn new(request: &ListGroupsRequestData) -> GroupFilter {
+        let wants = |filter: &[KafkaString], value: &str| {
+            filter.is_empty() || filter.iter().any(|wanted| wanted.as_str().eq_ignore_ascii_case(value))
+        };
+        let is_wanted = |state: &GroupState| {
+            wants(&request.types_filter, CLASSIC) && wants(&request.states_filter, state.name())
+        };
+        GroupFilter { states: GroupState::ALL.into_iter().filter(is_wanted).collect() }
     }
 }
 

@@ -1,8 +1,20 @@
 //! What goes into the coordinator and what comes out of it.
 
-use bytes::Bytes;
+use std::sync::Arc;
 
+use bytes::Bytes;
+use protocol::batch::HEADER_BYTES;
+use types::limits::BATCH_BYTES_MAX;
+
+use crate::group::GroupState;
 use crate::messages::*;
+
+/// Bytes of the records of one write, as [`CoordinatorRecord::batch_bytes_max`] counts them. More do not fit in one batch.
+pub const WRITE_BYTES_MAX: usize = BATCH_BYTES_MAX - HEADER_BYTES;
+
+/// What a record takes in a batch beside key and value, at most: its length, its offset and the lengths of key and value as
+/// varints, and one byte each for attributes, time and headers. All records of a write have the same time.
+pub(crate) const RECORD_FRAME_BYTES_MAX: usize = 4 * 5 + 3;
 
 /// The caller's name for a request that waits for its answer. Opaque here; every token that is
 /// handed in comes back in exactly one [`Action::Respond`].
@@ -14,15 +26,15 @@ pub struct RequestToken(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WriteId(pub u64);
 
-/// What a handler must know of a request beside its body.
+/// What a handler must know of a request beside its body. Shared, as one request may ask of many groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestContext {
     /// The version of the request's API.
     pub api_version: i16,
     /// The client id of the request header; empty when the header has none.
-    pub client_id: String,
+    pub client_id: Arc<str>,
     /// The address of the client, which DescribeGroups shows.
-    pub client_host: String,
+    pub client_host: Arc<str>,
 }
 
 /// A request to the coordinator of one group, or (ListGroups) to each coordinator of the node.
@@ -52,11 +64,18 @@ pub enum GroupRequest {
     /// One group of a DescribeGroups (v0-v6).
     DescribeGroup(KafkaString),
     /// ListGroups v0-v5: the groups of this coordinator.
-    ListGroups(ListGroupsRequestData),
+    ListGroups(GroupFilter),
     /// One group of a DeleteGroups (v0-v2).
     DeleteGroup(KafkaString),
     /// OffsetDelete v0. The caller has checked that the topics exist.
     OffsetDelete(OffsetDeleteRequestData),
+}
+
+/// Which groups a ListGroups asks for, by state (KIP-518) and type (KIP-848). Read once for all coordinators, as the lists of
+/// a request may be long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupFilter {
+    pub(crate) states: Vec<GroupState>,
 }
 
 /// The answer to the [`GroupRequest`] of the same name. `throttle_time_ms` is always 0.
@@ -93,6 +112,13 @@ pub struct CoordinatorRecord {
     pub value: Option<Bytes>,
 }
 
+impl CoordinatorRecord {
+    /// Bytes that it takes in a batch whose records have one time, at most.
+    pub fn batch_bytes_max(&self) -> usize {
+        RECORD_FRAME_BYTES_MAX + self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 /// What the caller must do, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -105,7 +131,8 @@ pub enum Action {
     Append {
         /// To be handed back with the outcome.
         write: WriteId,
-        /// Records that commit together.
+        /// Records that commit together. They may have more than [`WRITE_BYTES_MAX`] where a group is large; such a write
+        /// fails with MESSAGE_TOO_LARGE.
         records: Vec<CoordinatorRecord>,
     },
     /// Answer a parked request.

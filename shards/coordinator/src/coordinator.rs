@@ -14,7 +14,9 @@ use crate::member_id::MemberIds;
 use crate::messages::*;
 use crate::offset_store::OffsetStore;
 use crate::offsets::{commit_error, commit_failed, delete_error, fetch_error};
-use crate::records::{DecodedRecord, GroupValue, decode_record, group_record, offset_record};
+use crate::records::{
+    DecodedRecord, GroupValue, decode_record, group_record, offset_record, offset_record_bytes,
+};
 use crate::timers::{TimerTask, Timers};
 use crate::{
     Action, CoordinatorRecord, GroupConfig, GroupCounts, GroupGauges, GroupRequest, GroupResponse,
@@ -233,14 +235,9 @@ impl GroupCoordinator {
                 self.counts.offset_deletions += if result.is_ok() { offsets } else { 0 };
                 self.env(now, actions).respond(token, GroupResponse::OffsetDelete(response));
             }
-            PendingWrite::DeleteGroup { token, group, offsets } => {
-                let error = result.err().map_or(ErrorCode::None, append_error);
-                if result.is_ok() {
-                    self.counts.offset_deletions += offsets;
-                    self.forget_deleted(&group);
-                }
-                let response = GroupResponse::DeleteGroup(deleted(kafka(&group), error));
-                self.env(now, actions).respond(token, response);
+            PendingWrite::DeleteGroup { token, group, offsets, is_last } => {
+                self.counts.offset_deletions += if result.is_ok() { offsets } else { 0 };
+                self.on_group_deleted(now, token, group, is_last, result, actions);
             }
             // What was not written is found again by the next check.
             PendingWrite::Cleanup { .. } if result.is_err() => {}
@@ -324,6 +321,17 @@ impl GroupCoordinator {
             })
         });
         groups.chain(offsets)
+    }
+
+    /// Bytes that the records of [`GroupCoordinator::snapshot`] take in batches, at most. Counted without making them all.
+    pub fn snapshot_bytes_max(&self) -> usize {
+        let groups = self.durable.iter().map(|(id, value)| group_record(id, value).batch_bytes_max());
+        let offsets = self.offsets.groups().iter().flat_map(|(group, topics)| {
+            topics.iter().flat_map(move |(topic, partitions)| {
+                partitions.values().map(move |value| offset_record_bytes(group, topic, &value.metadata))
+            })
+        });
+        groups.chain(offsets).sum()
     }
 
     /// What there is at present. Goes over all groups with members.

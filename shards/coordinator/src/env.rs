@@ -1,6 +1,6 @@
 //! What the handlers of one group need beside the group.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use types::Now;
@@ -25,8 +25,9 @@ pub(crate) enum PendingWrite {
     OffsetCommit { token: RequestToken, response: OffsetCommitResponseData, keys: Vec<OffsetKey> },
     /// Offsets that a client deletes.
     OffsetDelete { token: RequestToken, response: OffsetDeleteResponseData, offsets: u64 },
-    /// A group that a client deletes, with its offsets.
-    DeleteGroup { token: RequestToken, group: Arc<str>, offsets: u64 },
+    /// A group that a client deletes, with its offsets. Those of a large one take several writes, one after the other, and
+    /// the group goes with the last.
+    DeleteGroup { token: RequestToken, group: Arc<str>, offsets: u64, is_last: bool },
     /// Offsets that nobody needs any more, and groups that are left without any.
     Cleanup { groups: Vec<Arc<str>>, expired: u64 },
 }
@@ -68,10 +69,6 @@ impl Writes {
         self.pending.get_mut(&write)
     }
 
-    pub fn offset_in_flight(&self, key: &OffsetKey) -> bool {
-        self.offsets_in_flight.contains_key(key)
-    }
-
     pub fn offsets_in_flight(&self) -> usize {
         self.offsets_in_flight.len()
     }
@@ -82,9 +79,12 @@ impl Writes {
         self.offsets_in_flight.range(start..).map(|(key, _)| key).take_while(move |key| key.group == *group)
     }
 
-    /// The offsets of one topic that commits are under way for.
-    pub fn topic_offsets_in_flight<'a>(&'a self, topic: &'a str) -> impl Iterator<Item = &'a OffsetKey> {
-        self.offsets_in_flight.keys().filter(move |key| &*key.topic == topic)
+    /// The offsets of some topics that commits are under way for.
+    pub fn topics_offsets_in_flight<'a>(
+        &'a self,
+        topics: &'a BTreeSet<Arc<str>>,
+    ) -> impl Iterator<Item = &'a OffsetKey> {
+        self.offsets_in_flight.keys().filter(move |key| topics.contains(&key.topic))
     }
 
     /// Gives up all writes, in order. Their ids are not used again.

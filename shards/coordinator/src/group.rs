@@ -24,6 +24,13 @@ pub(crate) enum GroupState {
 }
 
 impl GroupState {
+    pub const ALL: [GroupState; 4] = [
+        GroupState::Empty,
+        GroupState::PreparingRebalance,
+        GroupState::CompletingRebalance,
+        GroupState::Stable,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             GroupState::Empty => "Empty",

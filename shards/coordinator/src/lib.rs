@@ -26,9 +26,11 @@ mod offsets;
 mod rebalance;
 mod records;
 mod timers;
+mod tombstones;
 
 pub use api::{
-    Action, CoordinatorRecord, GroupRequest, GroupResponse, RequestContext, RequestToken, WriteId,
+    Action, CoordinatorRecord, GroupFilter, GroupRequest, GroupResponse, RequestContext, RequestToken,
+    WRITE_BYTES_MAX, WriteId,
 };
 pub use config::GroupConfig;
 pub use coordinator::GroupCoordinator;

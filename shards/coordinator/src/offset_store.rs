@@ -1,6 +1,6 @@
 //! The committed offsets, as the log has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::records::{OffsetKey, OffsetValue};
@@ -61,11 +61,10 @@ impl OffsetStore {
         })
     }
 
-    /// The names of a topic's offsets, over all groups.
-    pub fn topic_keys(&self, topic: &str) -> impl Iterator<Item = OffsetKey> {
-        self.groups.iter().flat_map(move |(group, topics)| {
-            let found = topics.get_key_value(topic);
-            found.into_iter().flat_map(move |(topic, partitions)| {
+    /// The names of the offsets of some topics, over all groups.
+    pub fn topics_keys(&self, topics: &BTreeSet<Arc<str>>) -> impl Iterator<Item = OffsetKey> {
+        self.groups.iter().flat_map(move |(group, stored)| {
+            in_both(stored, topics).into_iter().flat_map(move |(topic, partitions)| {
                 partitions.keys().map(move |partition| OffsetKey {
                     group: group.clone(),
                     topic: topic.clone(),
@@ -77,5 +76,18 @@ impl OffsetStore {
 
     pub fn len(&self) -> usize {
         self.len
+    }
+}
+
+/// The topics of a group that are among `topics`, in the time that the fewer of both take: there may be many deleted topics
+/// of which a group has none, and many topics of a group of which one is deleted.
+fn in_both<'a>(
+    stored: &'a GroupOffsets,
+    topics: &BTreeSet<Arc<str>>,
+) -> Vec<(&'a Arc<str>, &'a BTreeMap<i32, OffsetValue>)> {
+    if stored.len() < topics.len() {
+        stored.iter().filter(|(topic, _)| topics.contains(*topic)).collect()
+    } else {
+        topics.iter().filter_map(|topic| stored.get_key_value(topic)).collect()
     }
 }

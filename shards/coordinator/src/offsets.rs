@@ -1,6 +1,6 @@
 //! OffsetCommit, OffsetFetch, OffsetDelete, and the offsets that nobody needs any more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -9,13 +9,15 @@ use types::limits::TOPIC_NAME_CHARS_MAX;
 use types::mutants::{Mutant, is_planted};
 
 use crate::coordinator::GroupCoordinator;
-use crate::env::{PendingWrite, commit_append_error, kafka, owned};
+use crate::env::{PendingWrite, append_error, commit_append_error, kafka, owned};
 use crate::group::{ClassicGroup, GroupState};
 use crate::messages::*;
 use crate::records::{
-    OffsetKey, OffsetValue, STRING_BYTES_MAX, group_tombstone, offset_record, offset_tombstone,
+    OffsetKey, OffsetValue, STRING_BYTES_MAX, offset_record, offset_record_bytes, offset_tombstone,
+    offset_tombstone_bytes,
 };
-use crate::{Action, CoordinatorRecord, GroupResponse, RequestContext, RequestToken};
+use crate::tombstones::{TombstoneWrite, Tombstones};
+use crate::{Action, CoordinatorRecord, GroupResponse, RequestContext, RequestToken, WRITE_BYTES_MAX};
 
 /// The first version that knows GROUP_ID_NOT_FOUND.
 const FIRST_VERSION_WITH_GROUP_ID_NOT_FOUND: i16 = 9;
@@ -24,9 +26,8 @@ const DEFAULT_RETENTION_TIME_MS: i64 = -1;
 /// What a fetch answers for a partition without a committed offset.
 const NO_OFFSET: i64 = -1;
 const NO_LEADER_EPOCH: i32 = -1;
-/// Groups looked at in one turn of the retention check, and tombstones in one append of it.
+/// Groups looked at in one turn of the retention check.
 const EXPIRY_GROUPS_PER_TURN: usize = 256;
-const TOMBSTONES_PER_WRITE: usize = 1_000;
 
 impl GroupCoordinator {
     pub(crate) fn on_offset_commit(
@@ -68,26 +69,49 @@ impl GroupCoordinator {
         group_id: &Arc<str>,
         request: &OffsetCommitRequestData,
     ) -> (OffsetCommitResponseData, Vec<CoordinatorRecord>, Vec<OffsetKey>) {
-        let mut records = Vec::new();
-        let mut keys = Vec::new();
         let mut response = commit_error(request, ErrorCode::None);
+        let stored = self.offsets.group(group_id);
+        let has_room_for_group =
+            self.has_group(group_id) || self.offsets.groups().len() < self.config.groups_max;
+        let room_for_new =
+            self.config.offsets_max.saturating_sub(self.offsets.len() + self.writes.offsets_in_flight());
+        // A partition may be named more than once. The last one is what is committed, and all are answered.
+        let mut accepted = BTreeMap::new();
         for (topic, answers) in request.topics.iter().zip(&mut response.topics) {
             let topic_name = owned(&topic.name);
+            let stored = stored.and_then(|topics| topics.get(&topic_name));
             for (partition, answer) in topic.partitions.iter().zip(&mut answers.partitions) {
-                let key = OffsetKey {
-                    group: group_id.clone(),
-                    topic: topic_name.clone(),
-                    partition: partition.partition_index,
-                };
-                match self.check_committed(&key, partition.committed_metadata.as_ref(), keys.len()) {
-                    Ok(()) => {
-                        let value = committed_value(now, partition, request.retention_time_ms);
-                        records.push(offset_record(&key, &value));
-                        keys.push(key);
-                    }
+                let name = (topic_name.clone(), partition.partition_index);
+                let is_known = stored.is_some_and(|partitions| partitions.contains_key(&name.1))
+                    || accepted.contains_key(&name);
+                match self.check_committed(&topic_name, partition) {
                     Err(error) => answer.error_code = error.code(),
+                    Ok(()) if !has_room_for_group || (!is_known && accepted.len() >= room_for_new) => {
+                        answer.error_code = ErrorCode::InvalidCommitOffsetSize.code();
+                    }
+                    Ok(()) => {
+                        accepted.insert(name, partition);
+                    }
                 }
             }
+        }
+        // Before any is made: each has the whole name of the group, so that they may be far more than the request.
+        let bytes: usize = accepted
+            .iter()
+            .map(|((topic, _), partition)| {
+                offset_record_bytes(group_id, topic, committed_metadata(partition))
+            })
+            .sum();
+        if bytes > WRITE_BYTES_MAX {
+            return (commit_failed(response, ErrorCode::MessageTooLarge), Vec::new(), Vec::new());
+        }
+        let mut records = Vec::with_capacity(accepted.len());
+        let mut keys = Vec::with_capacity(accepted.len());
+        for ((topic, partition_index), partition) in accepted {
+            let key = OffsetKey { group: group_id.clone(), topic, partition: partition_index };
+            let value = committed_value(now, partition, request.retention_time_ms);
+            records.push(offset_record(&key, &value));
+            keys.push(key);
         }
         (response, records, keys)
     }
@@ -131,29 +155,20 @@ impl GroupCoordinator {
         Ok(())
     }
 
-    /// Whether one offset may be stored. `in_request` counts those of the same request before it.
+    /// Whether one offset may be stored, if there is room for it.
     fn check_committed(
         &self,
-        key: &OffsetKey,
-        metadata: Option<&KafkaString>,
-        in_request: usize,
+        topic: &str,
+        partition: &OffsetCommitRequestPartition,
     ) -> Result<(), ErrorCode> {
-        if key.topic.is_empty() || key.topic.len() > TOPIC_NAME_CHARS_MAX {
+        if topic.is_empty() || topic.len() > TOPIC_NAME_CHARS_MAX {
             return Err(ErrorCode::UnknownTopicOrPartition);
         }
-        let text = metadata.map_or("", KafkaString::as_str);
+        let text = committed_metadata(partition);
         let is_short = text.len() <= self.config.offset_metadata_max
             || text.encode_utf16().count() <= self.config.offset_metadata_max;
         if !is_short || text.len() > STRING_BYTES_MAX {
             return Err(ErrorCode::OffsetMetadataTooLarge);
-        }
-        let is_new = self.offsets.get(&key.group, &key.topic, key.partition).is_none();
-        let total = self.offsets.len() + self.writes.offsets_in_flight() + in_request;
-        if is_new && total >= self.config.offsets_max {
-            return Err(ErrorCode::InvalidCommitOffsetSize);
-        }
-        if !self.has_group(&key.group) && self.offsets.groups().len() >= self.config.groups_max {
-            return Err(ErrorCode::InvalidCommitOffsetSize);
         }
         Ok(())
     }
@@ -164,34 +179,30 @@ impl GroupCoordinator {
         require_stable: bool,
     ) -> OffsetFetchResponseGroup {
         let group = owned(&request.group_id);
-        let partition = |topic: &Arc<str>, partition_index: i32| {
-            let key = OffsetKey { group: group.clone(), topic: topic.clone(), partition: partition_index };
-            if require_stable && self.writes.offset_in_flight(&key) {
+        let stored = self.offsets.group(&group);
+        let unstable = if require_stable { self.group_in_flight(&group) } else { BTreeSet::new() };
+        let partition = |topic: &str, partition_index: i32| {
+            if unstable.contains(&(topic, partition_index)) {
                 return fetched_partition(partition_index, None, ErrorCode::UnstableOffsetCommit);
             }
-            let value = self.offsets.get(&key.group, &key.topic, key.partition);
+            let value = stored.and_then(|topics| topics.get(topic)?.get(&partition_index));
             fetched_partition(partition_index, value, ErrorCode::None)
         };
         let topics = match &request.topics {
             Some(topics) => topics
                 .iter()
-                .map(|topic| {
-                    let name = owned(&topic.name);
-                    OffsetFetchResponseTopics {
-                        name: topic.name.clone(),
-                        topic_id: topic.topic_id,
-                        partitions: topic
-                            .partition_indexes
-                            .iter()
-                            .map(|index| partition(&name, *index))
-                            .collect(),
-                        ..OffsetFetchResponseTopics::default()
-                    }
+                .map(|topic| OffsetFetchResponseTopics {
+                    name: topic.name.clone(),
+                    topic_id: topic.topic_id,
+                    partitions: topic
+                        .partition_indexes
+                        .iter()
+                        .map(|index| partition(topic.name.as_str(), *index))
+                        .collect(),
+                    ..OffsetFetchResponseTopics::default()
                 })
                 .collect(),
-            None => self
-                .offsets
-                .group(&group)
+            None => stored
                 .into_iter()
                 .flatten()
                 .map(|(name, partitions)| OffsetFetchResponseTopics {
@@ -215,10 +226,8 @@ impl GroupCoordinator {
         request: &OffsetDeleteRequestData,
         actions: &mut Vec<Action>,
     ) {
-        let (response, records) = match self.validate_offset_delete(request) {
-            Ok(()) => self.plan_offset_delete(request),
-            Err(error) => (delete_error(error), Vec::new()),
-        };
+        let planned = self.validate_offset_delete(request).and_then(|()| self.plan_offset_delete(request));
+        let (response, records) = planned.unwrap_or_else(|error| (delete_error(error), Vec::new()));
         let offsets = records.len() as u64;
         let mut env = self.env(now, actions);
         if records.is_empty() {
@@ -246,24 +255,25 @@ impl GroupCoordinator {
     fn plan_offset_delete(
         &self,
         request: &OffsetDeleteRequestData,
-    ) -> (OffsetDeleteResponseData, Vec<CoordinatorRecord>) {
+    ) -> Result<(OffsetDeleteResponseData, Vec<CoordinatorRecord>), ErrorCode> {
         let group_id = owned(&request.group_id);
         let group = self.groups.get(&group_id);
+        let stored = self.offsets.group(&group_id);
+        let in_flight = self.group_in_flight(&group_id);
         let mut doomed = BTreeSet::new();
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
             let name = owned(&topic.name);
             let is_subscribed = group.is_some_and(|group| group.is_subscribed_to(&name));
             let error = if is_subscribed { ErrorCode::GroupSubscribedToTopic } else { ErrorCode::None };
+            let stored = stored.and_then(|topics| topics.get(&name));
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
                 let partition_index = partition.partition_index;
-                let key =
-                    OffsetKey { group: group_id.clone(), topic: name.clone(), partition: partition_index };
-                let exists = self.offsets.get(&group_id, &name, partition_index).is_some()
-                    || self.writes.offset_in_flight(&key);
+                let exists = stored.is_some_and(|partitions| partitions.contains_key(&partition_index))
+                    || in_flight.contains(&(&*name, partition_index));
                 if !is_subscribed && exists {
-                    doomed.insert(key);
+                    doomed.insert((name.clone(), partition_index));
                 }
                 partitions.push(OffsetDeleteResponsePartition {
                     partition_index,
@@ -277,32 +287,52 @@ impl GroupCoordinator {
                 ..OffsetDeleteResponseTopic::default()
             });
         }
+        let bytes: usize = doomed.iter().map(|(topic, _)| offset_tombstone_bytes(&group_id, topic)).sum();
+        if bytes > WRITE_BYTES_MAX {
+            return Err(append_error(ErrorCode::MessageTooLarge));
+        }
+        let tombstone =
+            |(topic, partition)| offset_tombstone(&OffsetKey { group: group_id.clone(), topic, partition });
         let response = OffsetDeleteResponseData { topics, ..OffsetDeleteResponseData::default() };
-        (response, doomed.iter().map(offset_tombstone).collect())
+        Ok((response, doomed.into_iter().map(tombstone).collect()))
     }
 
-    /// Tombstones for all offsets of a group, those included that are still being committed: the
-    /// log has the tombstone after them.
-    pub(crate) fn group_offset_tombstones(&self, group: &Arc<str>) -> Vec<CoordinatorRecord> {
-        let mut doomed: BTreeSet<_> = self.offsets.group_keys(group).collect();
-        doomed.extend(self.writes.group_offsets_in_flight(group).cloned());
-        doomed.iter().map(offset_tombstone).collect()
+    /// All offsets of a group, those included that are still being committed: a tombstone is after them in the log.
+    pub(crate) fn group_offset_keys<'a>(
+        &'a self,
+        group: &'a Arc<str>,
+    ) -> impl Iterator<Item = OffsetKey> + use<'a> {
+        let in_flight = self.writes.group_offsets_in_flight(group).filter(|key| !self.is_stored(key));
+        self.offsets.group_keys(group).chain(in_flight.cloned())
     }
 
-    /// A topic was deleted: deletes the offsets committed for it, whoever is subscribed. Does
-    /// nothing when not active. A write that fails leaves them: the caller asks
+    fn is_stored(&self, key: &OffsetKey) -> bool {
+        self.offsets.get(&key.group, &key.topic, key.partition).is_some()
+    }
+
+    /// The partitions of a group that commits are under way for. Looked up without the group's name, which may be long.
+    fn group_in_flight<'a>(&'a self, group: &'a Arc<str>) -> BTreeSet<(&'a str, i32)> {
+        self.writes.group_offsets_in_flight(group).map(|key| (&*key.topic, key.partition)).collect()
+    }
+
+    /// Topics were deleted: deletes the offsets committed for them, whoever is subscribed. Does nothing when not active.
+    /// Offsets stay whose write fails, and those beyond what is written at once: the caller asks
     /// [`GroupCoordinator::topics_with_offsets`] later and tries again.
-    pub fn on_topic_deleted(&mut self, now: Now, topic: &str, actions: &mut Vec<Action>) {
+    pub fn on_topics_deleted(&mut self, now: Now, topics: &BTreeSet<Arc<str>>, actions: &mut Vec<Action>) {
         if !self.is_active() {
             return;
         }
-        let mut doomed: BTreeSet<_> = self.offsets.topic_keys(topic).collect();
-        doomed.extend(self.writes.topic_offsets_in_flight(topic).cloned());
-        let doomed: Vec<_> = doomed.into_iter().collect();
+        let in_flight = self.writes.topics_offsets_in_flight(topics).filter(|key| !self.is_stored(key));
+        let mut doomed = Tombstones::default();
+        for key in self.offsets.topics_keys(topics).chain(in_flight.cloned()) {
+            doomed.push_offset(&key);
+            if doomed.is_full() {
+                break;
+            }
+        }
         let mut env = self.env(now, actions);
-        for chunk in doomed.chunks(TOMBSTONES_PER_WRITE) {
-            let records = chunk.iter().map(offset_tombstone).collect();
-            env.append(records, PendingWrite::Cleanup { groups: Vec::new(), expired: 0 });
+        for write in doomed.into_writes() {
+            env.append(write.records, PendingWrite::Cleanup { groups: Vec::new(), expired: 0 });
         }
     }
 
@@ -312,31 +342,33 @@ impl GroupCoordinator {
     }
 
     /// One turn of the retention check (`offsets.retention.minutes`, KIP-211). A check goes over all
-    /// groups in several turns, so that it never holds up the shard.
+    /// groups in several turns, so that it never holds up the shard. Where a group has more than one turn removes, the rest
+    /// is for the next check: the next turn, which may come before anything is written, would find the same once more.
     pub(crate) fn expire_offsets(&mut self, now: Now, actions: &mut Vec<Action>) {
         let turn = self.groups_after(self.expiry_cursor.as_ref(), EXPIRY_GROUPS_PER_TURN);
-        self.expiry_cursor = turn.last().filter(|_| turn.len() == EXPIRY_GROUPS_PER_TURN).cloned();
-        let mut doomed = Vec::new();
-        let mut empty_groups = Vec::new();
+        let mut has_more = turn.len() == EXPIRY_GROUPS_PER_TURN;
+        let mut doomed = Tombstones::default();
         for group in turn {
-            if !self.expired_offsets(now, &group, &mut doomed) || !self.is_removable(&group) {
-                continue;
+            self.expiry_cursor = Some(group.clone());
+            let is_empty = self.expired_offsets(now, &group, &mut doomed);
+            if is_empty && self.is_removable(&group) {
+                if self.durable.contains_key(&group) {
+                    doomed.push_group(group);
+                } else if !doomed.is_full() {
+                    self.forget_deleted(&group);
+                }
             }
-            if self.durable.contains_key(&group) {
-                empty_groups.push(group);
-            } else {
-                self.forget_deleted(&group);
+            if doomed.is_full() {
+                has_more = true;
+                break;
             }
+        }
+        if !has_more {
+            self.expiry_cursor = None;
         }
         let mut env = self.env(now, actions);
-        for chunk in doomed.chunks(TOMBSTONES_PER_WRITE) {
-            let records = chunk.iter().map(offset_tombstone).collect();
-            let expired = chunk.len() as u64;
-            env.append(records, PendingWrite::Cleanup { groups: Vec::new(), expired });
-        }
-        for chunk in empty_groups.chunks(TOMBSTONES_PER_WRITE) {
-            let records = chunk.iter().map(|group| group_tombstone(group)).collect();
-            env.append(records, PendingWrite::Cleanup { groups: chunk.to_vec(), expired: 0 });
+        for TombstoneWrite { records, groups, offsets } in doomed.into_writes() {
+            env.append(records, PendingWrite::Cleanup { groups, expired: offsets });
         }
         self.arm_expiry(now);
     }
@@ -353,10 +385,11 @@ impl GroupCoordinator {
     }
 
     /// Adds the group's expired offsets to `doomed`; true if it is left without any.
-    fn expired_offsets(&self, now: Now, group_id: &Arc<str>, doomed: &mut Vec<OffsetKey>) -> bool {
+    fn expired_offsets(&self, now: Now, group_id: &Arc<str>, doomed: &mut Tombstones) -> bool {
         let Some(topics) = self.offsets.group(group_id) else { return true };
         let live = self.groups.get(group_id);
         let Some(base) = self.retention_base(group_id) else { return false };
+        let in_flight = self.group_in_flight(group_id);
         let mut all_expired = true;
         for (topic, partitions) in topics {
             if live.is_some_and(|group| group.is_subscribed_to(topic)) {
@@ -364,12 +397,13 @@ impl GroupCoordinator {
                 continue;
             }
             for (partition, value) in partitions {
-                let key = OffsetKey { group: group_id.clone(), topic: topic.clone(), partition: *partition };
                 let expires_ms = value
                     .expire_timestamp_ms
                     .unwrap_or_else(|| base.start_ms(value).saturating_add(self.config.offsets_retention_ms));
-                if now.wall_ms >= expires_ms && !self.writes.offset_in_flight(&key) {
-                    doomed.push(key);
+                if now.wall_ms >= expires_ms && !in_flight.contains(&(&**topic, *partition)) {
+                    let key =
+                        OffsetKey { group: group_id.clone(), topic: topic.clone(), partition: *partition };
+                    doomed.push_offset(&key);
                 } else {
                     all_expired = false;
                 }
@@ -430,11 +464,15 @@ fn committed_value(
     OffsetValue {
         offset: partition.committed_offset,
         leader_epoch: partition.committed_leader_epoch,
-        metadata: partition.committed_metadata.as_ref().map_or_else(|| Arc::from(""), owned),
+        metadata: Arc::from(committed_metadata(partition)),
         commit_timestamp_ms: now.wall_ms,
         expire_timestamp_ms: (retention_time_ms != DEFAULT_RETENTION_TIME_MS)
             .then(|| now.wall_ms.saturating_add(retention_time_ms)),
     }
+}
+
+fn committed_metadata(partition: &OffsetCommitRequestPartition) -> &str {
+    partition.committed_metadata.as_ref().map_or("", KafkaString::as_str)
 }
 
 fn fetched_partition(

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::api::RECORD_FRAME_BYTES_MAX;
 use crate::{CoordinatorRecord, ReplayError};
 
 const OFFSET_KEY_TYPE_LEGACY: i16 = 0;
@@ -24,6 +25,10 @@ const FIRST_FLEXIBLE_VERSION: i16 = 4;
 
 /// The longest string that these schemas hold, in bytes. Handlers refuse longer ones.
 pub(crate) const STRING_BYTES_MAX: usize = i16::MAX as usize;
+
+/// Bytes of an offset's value beside its metadata: version, offset, expiry, length of the metadata, time of the commit.
+/// Without an expiry there is a shorter leader epoch in its place.
+const OFFSET_VALUE_BYTES_MAX: usize = 2 + 8 + 8 + 2 + 8;
 
 /// What a record is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +139,22 @@ pub(crate) fn group_record(group: &str, value: &GroupValue) -> CoordinatorRecord
 
 pub(crate) fn group_tombstone(group: &str) -> CoordinatorRecord {
     CoordinatorRecord { key: encode_group_key(group), value: None }
+}
+
+/// Bytes that [`offset_record`] takes in a batch, at most: known before it is made, as each has the group's whole name.
+pub(crate) fn offset_record_bytes(group: &str, topic: &str, metadata: &str) -> usize {
+    offset_tombstone_bytes(group, topic) + OFFSET_VALUE_BYTES_MAX + metadata.len()
+}
+
+/// Bytes that [`offset_tombstone`] takes in a batch, at most.
+pub(crate) fn offset_tombstone_bytes(group: &str, topic: &str) -> usize {
+    // Type, both names with their lengths, partition.
+    RECORD_FRAME_BYTES_MAX + 2 + 2 + group.len() + 2 + topic.len() + 4
+}
+
+/// Bytes that [`group_tombstone`] takes in a batch, at most.
+pub(crate) fn group_tombstone_bytes(group: &str) -> usize {
+    RECORD_FRAME_BYTES_MAX + 2 + 2 + group.len()
 }
 
 fn encode_offset_key(key: &OffsetKey) -> Bytes {
@@ -414,6 +435,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use protocol::batch::{BatchBuilder, BatchOptions, HEADER_BYTES};
 
     use super::*;
 
@@ -423,6 +445,35 @@ mod tests {
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Each of them, as it is counted beforehand, once made, and in a batch.
+    #[test]
+    fn records_take_no_more_than_was_counted_before_they_were_made() {
+        for length in [0, 1, 63, 64, 5_000, STRING_BYTES_MAX] {
+            let text: Arc<str> = Arc::from("x".repeat(length));
+            let key = OffsetKey { group: text.clone(), topic: text.clone(), partition: i32::MAX };
+            let value = |expire_timestamp_ms| OffsetValue {
+                offset: i64::MAX,
+                leader_epoch: i32::MAX,
+                metadata: text.clone(),
+                commit_timestamp_ms: i64::MAX,
+                expire_timestamp_ms,
+            };
+            for (counted, record) in [
+                (offset_record_bytes(&text, &text, &text), offset_record(&key, &value(None))),
+                (offset_record_bytes(&text, &text, &text), offset_record(&key, &value(Some(1)))),
+                (offset_tombstone_bytes(&text, &text), offset_tombstone(&key)),
+                (group_tombstone_bytes(&text), group_tombstone(&text)),
+            ] {
+                let made = record.batch_bytes_max();
+                assert!(made <= counted, "{made} bytes, not {counted}");
+                let mut builder = BatchBuilder::new(BatchOptions::default());
+                builder.append_at(i32::MAX, i64::MAX, Some(&record.key), record.value.as_deref(), &[]);
+                let written = builder.size_in_bytes() - HEADER_BYTES;
+                assert!(written <= made, "{written} bytes, not {made}");
+            }
+        }
     }
 
     #[test]

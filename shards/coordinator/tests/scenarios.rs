@@ -917,6 +917,34 @@ fn offsets_are_visible_once_committed() {
 }
 
 #[test]
+fn of_several_mentions_of_a_partition_the_last_is_committed() {
+    check(
+        "commit S generation=-1 offsets=1:7,0:5,1:9,0:3
+         fetch S",
+        expect![[r#"
+            commit S generation=-1 offsets=1:7,0:5,1:9,0:3
+              append offset(g,t,0) offset(g,t,1)
+              S <- commit: t-1=None t-0=None t-1=None t-0=None
+            fetch S
+              S <- fetch: t-0=3/-1/"" t-1=9/-1/""
+        "#]],
+    );
+    let config = GroupConfig { offsets_max: 1, ..GroupConfig::default() };
+    check_with(
+        config,
+        "commit S generation=-1 offsets=0:1,1:1,0:2
+         fetch S",
+        expect![[r#"
+            commit S generation=-1 offsets=0:1,1:1,0:2
+              append offset(g,t,0)
+              S <- commit: t-0=None t-1=InvalidCommitOffsetSize t-0=None
+            fetch S
+              S <- fetch: t-0=2/-1/""
+        "#]],
+    );
+}
+
+#[test]
 fn who_may_commit() {
     check_stable(
         "commit A generation=7 offsets=0:1
@@ -1124,8 +1152,7 @@ fn offsets_of_an_empty_group_expire_after_it_became_empty() {
             fetch A
               A <- fetch: t-0=1/-1/""
             tick 600000
-              append -offset(g,t,0)
-              append -group(g)
+              append -offset(g,t,0) -group(g)
             list
                <- list: None []
         "#]],
@@ -1304,6 +1331,54 @@ fn a_deleted_topic_takes_its_offsets_along() {
               A <- fetch:
             fetch S group=s
               S <- fetch: other-3=1/-1/""
+        "#]],
+    );
+}
+
+#[test]
+fn topics_deleted_together_take_their_offsets_along() {
+    check(
+        "commit S generation=-1 offsets=0:1
+         commit S generation=-1 offsets=0:1 topic=u
+         commit S generation=-1 offsets=0:1 topic=v
+         commit S group=h generation=-1 offsets=2:1 topic=u
+         hold
+         commit S group=i generation=-1 offsets=5:1 topic=t
+         commit S group=i generation=-1 offsets=5:1 topic=v
+         delete-topic t,u,other
+         flush
+         fetch S
+         fetch S group=h
+         fetch S group=i",
+        expect![[r#"
+            commit S generation=-1 offsets=0:1
+              append offset(g,t,0)
+              S <- commit: t-0=None
+            commit S generation=-1 offsets=0:1 topic=u
+              append offset(g,u,0)
+              S <- commit: u-0=None
+            commit S generation=-1 offsets=0:1 topic=v
+              append offset(g,v,0)
+              S <- commit: v-0=None
+            commit S group=h generation=-1 offsets=2:1 topic=u
+              append offset(h,u,2)
+              S <- commit: u-2=None
+            hold
+            commit S group=i generation=-1 offsets=5:1 topic=t
+              append offset(i,t,5)
+            commit S group=i generation=-1 offsets=5:1 topic=v
+              append offset(i,v,5)
+            delete-topic t,u,other
+              append -offset(g,t,0) -offset(g,u,0) -offset(h,u,2) -offset(i,t,5)
+            flush
+              S <- commit: t-5=None
+              S <- commit: v-5=None
+            fetch S
+              S <- fetch: v-0=1/-1/""
+            fetch S group=h
+              S <- fetch:
+            fetch S group=i
+              S <- fetch: v-5=1/-1/""
         "#]],
     );
 }

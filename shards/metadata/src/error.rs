@@ -1,12 +1,13 @@
 //! The errors of this crate and the Kafka code of each.
 
 use protocol::ErrorCode;
-use types::limits::METADATA_BYTES_MAX;
+use types::limits::TOPIC_NAME_CHARS_MAX;
 use types::{DirectoryId, NodeId, TopicId};
 
 use crate::topic_id::topic_id_text;
 
-/// Why a command, a snapshot or a request was refused.
+/// Why a command, a snapshot or a request was refused. Names in its words are as long as a topic's may be and no longer,
+/// whatever a client asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetadataError {
     /// The bytes of a command are not a protobuf message of the expected shape.
@@ -61,8 +62,8 @@ pub enum MetadataError {
     /// The node is not in the metadata group.
     #[error("node {0} is no voter")]
     VoterNotFound(NodeId),
-    /// The metadata group would have nobody left.
-    #[error("node {0} is the last voter")]
+    /// The metadata group would have nobody left, or only nodes that never came.
+    #[error("node {0} is the last voter that has joined the cluster")]
     LastVoter(NodeId),
     /// The broker holds replicas, which would be lost with it.
     #[error("broker {node} holds {replicas} replicas: move them first (`chronik-server cluster drain`)")]
@@ -73,7 +74,7 @@ pub enum MetadataError {
         replicas: u32,
     },
     /// No such partition of the topic.
-    #[error("topic {topic:?} has no partition {partition}")]
+    #[error("topic \"{}\" has no partition {partition}", shown_name(.topic))]
     UnknownPartition {
         /// The topic.
         topic: String,
@@ -91,7 +92,7 @@ pub enum MetadataError {
     },
 
     /// The name breaks Kafka's rules for topic names.
-    #[error("topic name {name:?} is invalid: {reason}")]
+    #[error("topic name \"{}\" is invalid: {reason}", shown_name(.name))]
     InvalidTopicName {
         /// The name asked for.
         name: String,
@@ -100,7 +101,9 @@ pub enum MetadataError {
     },
     /// Metric names replace '.' by '_', so two such names may not stand side by side.
     #[error(
-        "topic name {name:?} collides with the existing topic {existing:?}: '.' and '_' are not told apart"
+        "topic name \"{}\" collides with the existing topic \"{}\": '.' and '_' are not told apart",
+        shown_name(.name),
+        shown_name(.existing)
     )]
     TopicNameCollision {
         /// The name asked for.
@@ -109,7 +112,7 @@ pub enum MetadataError {
         existing: String,
     },
     /// The topic belongs to the broker itself.
-    #[error("topic {name:?} is internal: {reason}")]
+    #[error("topic \"{}\" is internal: {reason}", shown_name(.name))]
     InternalTopic {
         /// The topic.
         name: String,
@@ -117,10 +120,10 @@ pub enum MetadataError {
         reason: &'static str,
     },
     /// A topic of this name (or, practically impossible, this id) exists.
-    #[error("topic {0:?} already exists")]
+    #[error("topic \"{}\" already exists", shown_name(.0))]
     TopicExists(String),
     /// No topic of this name.
-    #[error("topic {0:?} does not exist")]
+    #[error("topic \"{}\" does not exist", shown_name(.0))]
     UnknownTopic(String),
     /// No topic of this id; it may have been deleted meanwhile.
     #[error("topic id {} does not exist", topic_id_text(*.0))]
@@ -136,7 +139,7 @@ pub enum MetadataError {
     #[error("the replica assignment is invalid: {0}")]
     InvalidReplicaAssignment(String),
     /// A configuration that does not exist, or a value that it does not accept.
-    #[error("configuration {name}: {reason}")]
+    #[error("configuration {}: {reason}", shown_name(.name))]
     InvalidConfig {
         /// The configuration.
         name: String,
@@ -145,7 +148,7 @@ pub enum MetadataError {
     },
     /// All nodes hold the metadata, and send it to each other.
     #[error(
-        "the cluster's metadata would be larger than {METADATA_BYTES_MAX} bytes: it has too many partitions, or topics with too long configurations"
+        "the cluster's metadata would be too large to be sent whole: it has too many partitions, too many that move, or topics with too long configurations"
     )]
     TooLarge,
     /// Fields that contradict each other.
@@ -189,6 +192,49 @@ impl MetadataError {
             MetadataError::InvalidConfig { .. } => ErrorCode::InvalidConfig,
             MetadataError::TooLarge => ErrorCode::PolicyViolation,
             MetadataError::InvalidRequest(_) => ErrorCode::InvalidRequest,
+        }
+    }
+}
+
+/// A name from outside, fit for a message: whole where a topic could have it, and never longer than that by more than the
+/// dots that say that it was cut, with what a line cannot show escaped.
+pub(crate) fn shown_name(name: &str) -> String {
+    let mut shown = String::new();
+    for character in name.chars() {
+        let escaped = character.escape_debug();
+        if shown.len() + escaped.clone().map(char::len_utf8).sum::<usize>() > TOPIC_NAME_CHARS_MAX {
+            return shown + "...";
+        }
+        shown.extend(escaped);
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_do_not_grow_with_the_names_in_them() {
+        let longest = "a".repeat(TOPIC_NAME_CHARS_MAX);
+        for name in ["", "orders", &longest] {
+            assert_eq!(shown_name(name), name);
+        }
+        assert_eq!(shown_name("a\n\"b\""), r#"a\n\"b\""#);
+        for unit in ["a", "\"", "\0", "\u{200b}", "\u{10ffff}", "ü", "🦀"] {
+            let name = || unit.repeat(32_767 / unit.len());
+            assert!(shown_name(&name()).len() <= TOPIC_NAME_CHARS_MAX + 3, "{unit:?}");
+            let reason = "it is so";
+            for error in [
+                MetadataError::UnknownTopic(name()),
+                MetadataError::TopicExists(name()),
+                MetadataError::UnknownPartition { topic: name(), partition: i32::MIN },
+                MetadataError::InvalidTopicName { name: name(), reason },
+                MetadataError::InternalTopic { name: name(), reason },
+                MetadataError::InvalidConfig { name: name(), reason: reason.to_owned() },
+            ] {
+                assert!(error.to_string().len() < TOPIC_NAME_CHARS_MAX + 100, "{error}");
+            }
         }
     }
 }

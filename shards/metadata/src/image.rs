@@ -112,7 +112,7 @@ pub struct MetadataImage {
     names_by_collision_key: SharedMap<String, Arc<str>>,
     groups: SharedMap<GroupId, (Arc<str>, PartitionIndex)>,
     next_group: GroupId,
-    /// What all topics take in a snapshot, without their partitions.
+    /// What all topics take in a snapshot, with their partitions.
     topics_bytes: usize,
     cluster_configs: Arc<BTreeMap<String, String>>,
     broker_configs: Arc<BTreeMap<NodeId, BTreeMap<String, String>>>,
@@ -125,15 +125,7 @@ pub struct MetadataImage {
 const FIXED_BYTES: usize = 4096;
 const BROKER_BYTES: usize = 1024;
 const TOPIC_BYTES: usize = 32;
-const PARTITION_BYTES: usize = 16;
-/// A broker of a partition, in each of its lists.
-const REPLICA_BYTES: usize = 12;
 const CONFIG_BYTES: usize = 12;
-
-/// What so many partitions with so many replicas take.
-pub(crate) fn partition_bytes(partitions: usize, replicas: usize) -> usize {
-    PARTITION_BYTES * partitions + REPLICA_BYTES * replicas
-}
 
 /// What a topic takes without its partitions.
 pub(crate) fn topic_bytes<'a>(
@@ -221,11 +213,7 @@ impl MetadataImage {
 
     /// The bytes of a snapshot of this image, or somewhat more.
     pub(crate) fn snapshot_bytes(&self) -> usize {
-        let replicas: u32 = self.loads.values().map(|load| load.replicas).sum();
-        FIXED_BYTES
-            + BROKER_BYTES * self.brokers.len().max(self.voters.len())
-            + self.topics_bytes
-            + partition_bytes(self.partition_count(), replicas as usize)
+        FIXED_BYTES + BROKER_BYTES * self.brokers.len().max(self.voters.len()) + self.topics_bytes
     }
 
     pub(crate) fn next_voter_generation(&self) -> u32 {
@@ -499,6 +487,7 @@ impl MetadataImage {
     }
 
     fn count(&mut self, partition: &Partition) {
+        self.topics_bytes += partition.snapshot_bytes();
         let loads = Arc::make_mut(&mut self.loads);
         for (position, node) in partition.brokers().into_iter().enumerate() {
             let load = loads.entry(node).or_default();
@@ -508,6 +497,7 @@ impl MetadataImage {
     }
 
     fn uncount(&mut self, partition: &Partition) {
+        self.topics_bytes -= partition.snapshot_bytes();
         let loads = Arc::make_mut(&mut self.loads);
         for (position, node) in partition.brokers().into_iter().enumerate() {
             let load = loads.get_mut(&node).expect("every assigned broker has a load");

@@ -35,13 +35,13 @@ pub use image::{Broker, BrokerLoad, MetadataImage, Topic, Voter};
 pub use names::{CONSUMER_OFFSETS_TOPIC, TRANSACTION_STATE_TOPIC, is_internal_topic, validate_topic_name};
 pub use partition::Partition;
 pub use plan::{
-    CreateTopicPlanner, ManualAssignment, PartitionsRequest, TopicRequest, TopicSelector,
-    plan_create_partitions, plan_delete_topic,
+    CreatePartitionsPlanner, CreateTopicPlanner, ManualAssignment, PartitionsRequest, TopicRequest,
+    TopicSelector, plan_delete_topic,
 };
 pub use plan_configs::{
     ConfigOperation, ConfigOperationKind, plan_alter_configs, plan_incremental_alter, resolve_config_resource,
 };
-pub use plan_moves::{plan_reassignment, plan_share};
+pub use plan_moves::{ReassignmentPlanner, plan_share};
 pub use rebalance::{PlacedPartition, PlanBroker, plan_drain, plan_rebalance, plan_replication_factor};
 pub use state::MetadataState;
 pub use topic_id::{cluster_id_from_seed, directory_id_from_seed, topic_id_from_seed, topic_id_text};

@@ -33,9 +33,7 @@ pub fn validate_topic_name(name: &str) -> Result<(), MetadataError> {
     } else {
         return Ok(());
     };
-    // The name may be as long as the request that brought it.
-    let name = name.chars().take(TOPIC_NAME_CHARS_MAX).collect();
-    Err(MetadataError::InvalidTopicName { name, reason })
+    Err(MetadataError::InvalidTopicName { name: name.to_owned(), reason })
 }
 
 /// What two names that Kafka does not tell apart in metric names have in common; `None` for a name

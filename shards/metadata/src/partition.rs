@@ -2,6 +2,25 @@
 
 use types::{GroupId, NodeId, ReplicaId};
 
+/// What a partition takes of a snapshot at most, without its lists. What is written only once it has moved is counted from the
+/// start, here and for its replicas: a cluster does not grow by moves that are complete.
+const PARTITION_BYTES: usize = 28;
+
+/// A broker that holds it, as a replica and as a member: of any id, as one of its first 2^17 decisions made it, or of an id
+/// below 2^14.
+const REPLICA_BYTES: usize = 12;
+
+/// A broker that is to hold it.
+const TARGET_BYTES: usize = 5;
+
+/// A member beyond those that the replicas are.
+const MEMBER_BYTES: usize = 10;
+
+/// What a new partition with so many replicas takes of a snapshot.
+pub(crate) fn new_partition_bytes(replicas: usize) -> usize {
+    PARTITION_BYTES + REPLICA_BYTES * replicas
+}
+
 /// A partition: the Raft group that replicates it, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
@@ -57,6 +76,15 @@ impl Partition {
     /// Whether the last decision is not carried out yet.
     pub fn is_moving(&self) -> bool {
         self.target().is_some()
+    }
+
+    /// What it takes of a snapshot at most; never more once a move is complete than while it is under way.
+    pub(crate) fn snapshot_bytes(&self) -> usize {
+        let replicas = self.replicas.len();
+        let members = self.moves.as_ref().map_or(0, |moves| moves.members.len());
+        new_partition_bytes(replicas)
+            + TARGET_BYTES * self.target().map_or(0, <[NodeId]>::len)
+            + MEMBER_BYTES * members.saturating_sub(replicas)
     }
 
     fn target(&self) -> Option<&[NodeId]> {
@@ -195,5 +223,23 @@ mod tests {
         assert_eq!(text(&moving.wanted()), "1.0 2.0 3.1");
         assert_eq!((moving.adding(), moving.removing()), (Vec::new(), Vec::new()));
         assert_eq!(text(&moving.moved(1).expect("carried out").wanted()), "1.0 2.0 3.1");
+    }
+
+    #[test]
+    fn what_a_move_takes_is_given_back_when_it_is_complete() {
+        let made = Partition::new(GroupId(7), nodes(&[1, 2]));
+        assert_eq!(made.snapshot_bytes(), new_partition_bytes(2));
+        let mut moving = made.clone();
+        let mut bytes = made.snapshot_bytes();
+        for node in 3..50 {
+            moving = moving.reassigned(&nodes(&[node, 2, 1]), None).expect("a decision");
+            assert!(moving.snapshot_bytes() > bytes, "each may have made a member");
+            bytes = moving.snapshot_bytes();
+        }
+        let moved = moving.moved(moving.decision()).expect("the last decision");
+        assert_eq!(moved.snapshot_bytes(), new_partition_bytes(3));
+        let back = moved.reassigned(&nodes(&[1]), None).expect("a decision");
+        let back = back.moved(back.decision()).expect("the last decision");
+        assert_eq!(back.snapshot_bytes(), new_partition_bytes(1));
     }
 }

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use types::limits::{METADATA_BYTES_MAX, PARTITIONS_MAX};
+use types::limits::{METADATA_BYTES_MAX, METADATA_MOVING_BYTES_MAX, PARTITIONS_MAX};
 use types::{NodeId, TopicId};
 
 use crate::command::{Command, PartitionSpec};
 use crate::error::MetadataError;
-use crate::image::{MetadataImage, Topic, partition_bytes, topic_bytes};
+use crate::image::{MetadataImage, Topic, topic_bytes};
 use crate::names::{collision_key, is_internal_topic, validate_topic_name};
-use crate::partition::Partition;
+use crate::partition::{Partition, new_partition_bytes};
 use crate::placement::Placer;
 use crate::plan_configs::new_topic_configs;
 use crate::topic_id::topic_id_from_seed;
@@ -188,49 +188,76 @@ impl<'a> CreateTopicPlanner<'a> {
     }
 }
 
-/// Plans more partitions for a topic, told which brokers are alive. New partitions have as many replicas as its first one.
-///
-/// # Errors
-///
-/// `UnknownTopic`, `InternalTopic`, `InvalidPartitions` unless the count grows,
-/// `InvalidReplicaAssignment`, `TooLarge`, and `InvalidReplicationFactor` when too few brokers are registered.
-pub fn plan_create_partitions(
-    image: &MetadataImage,
-    request: &PartitionsRequest,
-    seed: u64,
-    is_alive: impl Fn(NodeId) -> bool,
-) -> Result<Command, MetadataError> {
-    let topic = find_topic(image, TopicSelector::Name(&request.name))?;
-    refuse_internal(topic, "its number of partitions decides where groups are looked for")?;
-    let current = topic.partitions.len();
-    let added = usize::try_from(request.count).unwrap_or(0).saturating_sub(current);
-    if added == 0 {
-        let reason = format!("count is {}, but the topic has {current} partitions already", request.count);
-        return Err(MetadataError::InvalidPartitions(reason));
+/// Plans more partitions for the topics of one request, each with regard to those before it. No topic is planned twice.
+pub struct CreatePartitionsPlanner<'a> {
+    image: &'a MetadataImage,
+    placer: Placer,
+    partitions: usize,
+    /// What the partitions planned so far add to the metadata.
+    bytes: usize,
+}
+
+impl<'a> CreatePartitionsPlanner<'a> {
+    /// A planner for one request, told which brokers are alive.
+    pub fn new(image: &'a MetadataImage, is_alive: impl Fn(NodeId) -> bool) -> CreatePartitionsPlanner<'a> {
+        CreatePartitionsPlanner {
+            image,
+            placer: Placer::new(image, is_alive),
+            partitions: image.partition_count(),
+            bytes: 0,
+        }
     }
-    check_room(image.partition_count(), added)?;
-    let placer = Placer::new(image, is_alive);
-    let replication_factor = topic.partitions[0].wanted_brokers().len();
-    let partitions = match &request.assignments {
-        Some(assignments) if assignments.len() != added => {
-            return Err(MetadataError::InvalidReplicaAssignment(format!(
-                "there are {added} new partitions, but {} assignments",
-                assignments.len()
-            )));
+
+    /// Plans more partitions for one topic. They have as many replicas as its first one.
+    ///
+    /// # Errors
+    ///
+    /// `UnknownTopic`, `InternalTopic`, `InvalidPartitions` unless the count grows,
+    /// `InvalidReplicaAssignment`, `TooLarge`, and `InvalidReplicationFactor` when too few brokers are registered.
+    pub fn plan(&mut self, request: &PartitionsRequest, seed: u64) -> Result<Command, MetadataError> {
+        let topic = find_topic(self.image, TopicSelector::Name(&request.name))?;
+        refuse_internal(topic, "its number of partitions decides where groups are looked for")?;
+        let current = topic.partitions.len();
+        let added = usize::try_from(request.count).unwrap_or(0).saturating_sub(current);
+        if added == 0 {
+            let reason =
+                format!("count is {}, but the topic has {current} partitions already", request.count);
+            return Err(MetadataError::InvalidPartitions(reason));
         }
-        Some(assignments) => assignments
-            .iter()
-            .map(|replicas| manual_spec(replicas, replication_factor, &placer))
-            .collect::<Result<_, _>>()?,
-        None => {
-            let replication_factor = checked_replication_factor(replication_factor as i64, &placer)?;
-            let existing = topic.partitions.iter().map(Partition::wanted_brokers);
-            placer.place(existing, added, replication_factor, seed)
+        check_room(self.partitions, added)?;
+        let partitions = self.place(topic, added, request.assignments.as_deref(), seed)?;
+        let bytes = self.bytes + bytes_of(&partitions);
+        check_bytes(self.image, bytes)?;
+        self.bytes = bytes;
+        self.partitions += added;
+        self.placer.count(&partitions);
+        let current_count = u32::try_from(current).expect("partitions are bounded far below 2^32");
+        Ok(Command::CreatePartitions { id: topic.id, current_count, partitions })
+    }
+
+    fn place(
+        &self,
+        topic: &Topic,
+        added: usize,
+        assignments: Option<&[Vec<NodeId>]>,
+        seed: u64,
+    ) -> Result<Vec<PartitionSpec>, MetadataError> {
+        let replication_factor = topic.partitions[0].wanted_brokers().len();
+        match assignments {
+            Some(assignments) if assignments.len() != added => Err(MetadataError::InvalidReplicaAssignment(
+                format!("there are {added} new partitions, but {} assignments", assignments.len()),
+            )),
+            Some(assignments) => assignments
+                .iter()
+                .map(|replicas| manual_spec(replicas, replication_factor, &self.placer))
+                .collect(),
+            None => {
+                let replication_factor = checked_replication_factor(replication_factor as i64, &self.placer)?;
+                let existing = topic.partitions.iter().map(Partition::wanted_brokers);
+                Ok(self.placer.place(existing, added, replication_factor, seed))
+            }
         }
-    };
-    check_bytes(image, bytes_of(&partitions))?;
-    let current_count = u32::try_from(current).expect("partitions are bounded far below 2^32");
-    Ok(Command::CreatePartitions { id: topic.id, current_count, partitions })
+    }
 }
 
 /// Plans the deletion of a topic.
@@ -273,14 +300,24 @@ fn check_room(current: usize, added: usize) -> Result<(), MetadataError> {
     Ok(())
 }
 
-fn bytes_of(partitions: &[PartitionSpec]) -> usize {
-    partition_bytes(partitions.len(), partitions.iter().map(|spec| spec.replicas.len()).sum())
+/// What new partitions take of a snapshot.
+pub(crate) fn bytes_of(partitions: &[PartitionSpec]) -> usize {
+    partitions.iter().map(|spec| new_partition_bytes(spec.replicas.len())).sum()
 }
 
-/// Whether the metadata may grow by so much. Requests that are planned at the same time may together exceed the bound by a
-/// little, for which there is room.
+/// Whether the metadata may grow by so much for topics, partitions and configurations. Asked when a request is planned and once
+/// more when it is applied: others may have been planned at the same time.
 pub(crate) fn check_bytes(image: &MetadataImage, bytes: usize) -> Result<(), MetadataError> {
-    let is_too_large = bytes > 0 && image.snapshot_bytes() + bytes > METADATA_BYTES_MAX;
+    check_growth(image, bytes, METADATA_BYTES_MAX)
+}
+
+/// Whether the metadata may grow by so much for replicas that are to be elsewhere.
+pub(crate) fn check_moving_bytes(image: &MetadataImage, bytes: usize) -> Result<(), MetadataError> {
+    check_growth(image, bytes, METADATA_MOVING_BYTES_MAX)
+}
+
+fn check_growth(image: &MetadataImage, bytes: usize, bytes_max: usize) -> Result<(), MetadataError> {
+    let is_too_large = bytes > 0 && image.snapshot_bytes() + bytes > bytes_max;
     if is_too_large { Err(MetadataError::TooLarge) } else { Ok(()) }
 }
 
@@ -339,6 +376,13 @@ mod tests {
         seed: u64,
     ) -> Result<Command, MetadataError> {
         CreateTopicPlanner::new(image, |_| true).plan(request, seed)
+    }
+
+    fn plan_create_partitions(
+        image: &MetadataImage,
+        request: &PartitionsRequest,
+    ) -> Result<Command, MetadataError> {
+        CreatePartitionsPlanner::new(image, |_| true).plan(request, 1)
     }
 
     use crate::command::{Applied, ConfigResource};
@@ -442,7 +486,7 @@ mod tests {
             let many = (0..20).map(|number| planner.plan(&request(&format!("many-{number}")), 1));
             [
                 plan_create_topic(image, &wide, 1).err(),
-                plan_create_partitions(image, &more, 1, |_| true).err(),
+                plan_create_partitions(image, &more).err(),
                 many.filter_map(Result::err).next(),
                 plan_incremental_alter(image, orders, std::slice::from_ref(&throttle)).err(),
             ]
@@ -741,7 +785,7 @@ mod tests {
         let check = |name: &str, count: i32, assignments: Option<&[&[i32]]>, expected: Expect| {
             let assignments = assignments.map(|lists| lists.iter().map(|list| nodes(list)).collect());
             let request = PartitionsRequest { name: name.to_owned(), count, assignments };
-            expected.assert_eq(&show(plan_create_partitions(&image, &request, 1, |_| true)));
+            expected.assert_eq(&show(plan_create_partitions(&image, &request)));
         };
         check("orders", 6, None, expect!["3,1 2,3 1,2"]);
         check("orders", 4, Some(&[&[3, 1]]), expect!["3,1"]);
@@ -810,6 +854,35 @@ mod tests {
                 r#"InvalidTopicException: topic "__consumer_offsets" is internal: its number of partitions decides where groups are looked for"#
             ]],
         );
+    }
+
+    #[test]
+    fn the_partitions_of_one_request_are_planned_together() {
+        let image = state().image();
+        let mut planner = CreatePartitionsPlanner::new(&image, |_| true);
+        let mut plan = |name: &str, count| {
+            let request = PartitionsRequest { name: name.to_owned(), count, assignments: None };
+            planner.plan(&request, 1)
+        };
+        assert!(plan("orders", 150_000).is_ok());
+        expect![
+            "InvalidPartitions: the number of partitions is invalid: 50000 more would exceed the cluster's 200000 partitions"
+        ]
+        .assert_eq(&show(plan("a.b", 50_001)));
+        assert!(plan("a.b", 49_000).is_ok(), "what is refused takes no room");
+
+        // The bound of bytes adds up as well.
+        let mut state = state_with_racks(&[12]);
+        for name in ["first", "second"] {
+            create(&mut state, &TopicRequest { replication_factor: 12, ..request(name) });
+        }
+        let image = state.image();
+        let mut planner = CreatePartitionsPlanner::new(&image, |_| true);
+        let mut plan = |name: &str| {
+            let request = PartitionsRequest { name: name.to_owned(), count: 60_000, assignments: None };
+            planner.plan(&request, 1).err()
+        };
+        assert_eq!([plan("first"), plan("second")], [None, Some(MetadataError::TooLarge)]);
     }
 
     #[test]

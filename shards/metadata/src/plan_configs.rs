@@ -9,7 +9,7 @@ use crate::configs::{
     BROKER_CONFIGS, CleanupPolicy, ConfigDefinition, ConfigType, Scope, TOPIC_CONFIGS, TopicConfig,
     broker_config, effective_topic_value, scope, topic_config,
 };
-use crate::error::MetadataError;
+use crate::error::{MetadataError, shown_name};
 use crate::image::{MetadataImage, topic_bytes};
 use crate::plan::{TopicRequest, check_bytes};
 
@@ -71,7 +71,7 @@ pub fn resolve_config_resource(
     match resource_type {
         RESOURCE_TYPE_TOPIC => match image.topic(name) {
             Some(topic) => Ok(ConfigResource::Topic(topic.id)),
-            None => Err(MetadataError::UnknownTopic(name.chars().take(249).collect())),
+            None => Err(MetadataError::UnknownTopic(name.to_owned())),
         },
         RESOURCE_TYPE_BROKER if name.is_empty() => Ok(ConfigResource::BrokerDefault),
         RESOURCE_TYPE_BROKER => {
@@ -315,7 +315,7 @@ fn known_topic_config(name: &str) -> Result<&'static ConfigDefinition, MetadataE
             Some(topic) => format!("it is a broker configuration; that of a topic is {}", topic.name),
             None => "there is no such topic configuration".to_owned(),
         };
-        MetadataError::InvalidConfig { name: shown_name(name), reason }
+        MetadataError::InvalidConfig { name: name.to_owned(), reason }
     })
 }
 
@@ -323,7 +323,7 @@ fn known_broker_config(name: &str) -> Result<&'static ConfigDefinition, Metadata
     broker_config(name).ok_or_else(|| {
         let known = BROKER_CONFIGS.iter().map(|definition| definition.name).collect::<Vec<_>>();
         let reason = format!("it cannot be altered at run time; what can is {}", known.join(", "));
-        MetadataError::InvalidConfig { name: shown_name(name), reason }
+        MetadataError::InvalidConfig { name: name.to_owned(), reason }
     })
 }
 
@@ -340,11 +340,6 @@ fn fixed_cleanup_policy() -> MetadataError {
         name: CLEANUP_POLICY.to_owned(),
         reason: "that of an internal topic cannot be altered".to_owned(),
     }
-}
-
-/// A name from outside, short enough for an error message.
-fn shown_name(name: &str) -> String {
-    name.chars().take(100).collect()
 }
 
 fn split(list: &str) -> impl Iterator<Item = &str> {

@@ -6,35 +6,82 @@ use types::{NodeId, PartitionIndex};
 
 use crate::command::Reassignment;
 use crate::error::MetadataError;
-use crate::image::MetadataImage;
+use crate::image::{MetadataImage, Topic};
+use crate::partition::Partition;
+use crate::plan::check_moving_bytes;
 use crate::rebalance::{PlacedPartition, PlanBroker, plan_rebalance};
 
-/// Plans where the replicas of one partition are to be; `None` takes back the move that is under way (KIP-455).
-///
-/// # Errors
-///
-/// `UnknownTopic`, `UnknownPartition`, `InvalidReplicaAssignment` unless the brokers are registered and each stands there
-/// once, `NoReassignmentInProgress` where there is nothing to take back.
-pub fn plan_reassignment(
-    image: &MetadataImage,
-    topic: &str,
-    partition: PartitionIndex,
-    replicas: Option<&[NodeId]>,
-) -> Result<Reassignment, MetadataError> {
-    let found = image.topic(topic).ok_or_else(|| MetadataError::UnknownTopic(topic.to_owned()))?;
-    let found = found
-        .partition(partition)
-        .ok_or_else(|| MetadataError::UnknownPartition { topic: topic.to_owned(), partition: partition.0 })?;
-    match replicas {
-        Some(replicas) => check_brokers(image, replicas)?,
-        None if found.is_moving() => {}
-        None => return Err(MetadataError::NoReassignmentInProgress),
-    }
-    Ok(Reassignment { group: found.group, replicas: replicas.map(<[NodeId]>::to_vec) })
+/// Plans where the replicas of the partitions of one request are to be, each with regard to those before it. No partition is
+/// planned twice.
+pub struct ReassignmentPlanner<'a> {
+    image: &'a MetadataImage,
+    may_change_factor: bool,
+    /// What the partitions planned so far add to the metadata.
+    bytes: usize,
 }
 
-/// Plans the next `most` moves by which brokers that have joined get their share; none where replicas lie evenly. Internal
-/// topics move too.
+impl<'a> ReassignmentPlanner<'a> {
+    /// A planner for one request, which says whether partitions may get more or fewer replicas (KIP-860).
+    pub fn new(image: &'a MetadataImage, may_change_factor: bool) -> ReassignmentPlanner<'a> {
+        ReassignmentPlanner { image, may_change_factor, bytes: 0 }
+    }
+
+    /// Plans where the replicas of one partition are to be; `None` takes back the move that is under way (KIP-455).
+    ///
+    /// # Errors
+    ///
+    /// `UnknownPartition`, `InvalidReplicaAssignment` unless the brokers are registered and each stands there
+    /// once, `InvalidReplicationFactor` where they may not be more or fewer, `NoReassignmentInProgress` where there is nothing
+    /// to take back, `TooLarge`.
+    pub fn plan(
+        &mut self,
+        topic: &Topic,
+        partition: PartitionIndex,
+        replicas: Option<&[NodeId]>,
+    ) -> Result<Reassignment, MetadataError> {
+        let unknown =
+            || MetadataError::UnknownPartition { topic: topic.name.to_string(), partition: partition.0 };
+        let found = topic.partition(partition).ok_or_else(unknown)?;
+        match replicas {
+            Some(replicas) => {
+                check_brokers(self.image, replicas)?;
+                self.check_factor(found, replicas)?;
+            }
+            None if found.is_moving() => {}
+            None => return Err(MetadataError::NoReassignmentInProgress),
+        }
+        self.take_bytes(found, replicas)?;
+        Ok(Reassignment { group: found.group, replicas: replicas.map(<[NodeId]>::to_vec) })
+    }
+
+    fn check_factor(&self, partition: &Partition, replicas: &[NodeId]) -> Result<(), MetadataError> {
+        let current = partition.wanted_brokers().len();
+        if self.may_change_factor || replicas.len() == current {
+            return Ok(());
+        }
+        let reason = format!("the partition has {current} replicas and would have {}", replicas.len());
+        Err(MetadataError::InvalidReplicationFactor(reason))
+    }
+
+    /// Whether there is room for the decision, which has it from then on.
+    fn take_bytes(
+        &mut self,
+        partition: &Partition,
+        replicas: Option<&[NodeId]>,
+    ) -> Result<(), MetadataError> {
+        let decided = partition.reassigned(replicas.unwrap_or(&partition.replicas), None);
+        let after = decided.map_or(0, |decided| decided.snapshot_bytes());
+        let added = after.saturating_sub(partition.snapshot_bytes());
+        if added > 0 {
+            check_moving_bytes(self.image, self.bytes + added)?;
+            self.bytes += added;
+        }
+        Ok(())
+    }
+}
+
+/// Plans the next `most` moves by which brokers that have joined get their share; none where replicas lie evenly, or the metadata
+/// have no room. Internal topics move too.
 pub fn plan_share(image: &MetadataImage, most: usize) -> Vec<Reassignment> {
     let brokers: Vec<PlanBroker> = image
         .brokers()
@@ -54,11 +101,11 @@ pub fn plan_share(image: &MetadataImage, most: usize) -> Vec<Reassignment> {
             })
         })
         .collect();
+    let mut planner = ReassignmentPlanner::new(image, true);
     let moves = plan_rebalance(&brokers, &partitions).into_iter().take(most);
-    let decided = moves.map(|moved| {
-        let partition = image.topic(&moved.topic).and_then(|topic| topic.partition(moved.index));
-        let group = partition.expect("the plan is made of what is there").group;
-        Reassignment { group, replicas: Some(moved.replicas) }
+    let decided = moves.map_while(|moved| {
+        let topic = image.topic(&moved.topic).expect("the plan is made of what is there");
+        planner.plan(topic, moved.index, Some(&moved.replicas)).ok()
     });
     decided.collect()
 }
@@ -75,4 +122,67 @@ fn check_brokers(image: &MetadataImage, replicas: &[NodeId]) -> Result<(), Metad
         return Ok(());
     };
     Err(MetadataError::InvalidReplicaAssignment(reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use types::TopicId;
+    use types::limits::{METADATA_BYTES_MAX, METADATA_MOVING_BYTES_MAX};
+
+    use super::*;
+    use crate::command::{Applied, Command, PartitionSpec};
+    use crate::testing::{apply, state_with_racks};
+
+    const BROKERS: i32 = 60;
+
+    #[test]
+    fn metadata_that_could_not_be_sent_whole_do_not_grow_by_moves() {
+        let mut state = state_with_racks(&[BROKERS as usize]);
+        let create = |name: &str, id: u8, partitions: usize, config_bytes: usize| Command::CreateTopic {
+            name: name.to_owned(),
+            id: TopicId([id; 16]),
+            partitions: vec![PartitionSpec { replicas: vec![NodeId(1)] }; partitions],
+            configs: vec![("name".to_owned(), "x".repeat(config_bytes))],
+        };
+        assert!(matches!(apply(&mut state, create("moved", 1, 2_000, 0)), Applied::TopicCreated { .. }));
+        let room = METADATA_BYTES_MAX - state.image().snapshot_bytes();
+        let filler = create("filler", 2, 1, room - 1_000);
+        assert!(matches!(apply(&mut state, filler), Applied::TopicCreated { .. }));
+
+        let image = state.image();
+        let topic = image.topic("moved").expect("it was made");
+        let everywhere: Vec<NodeId> = (1..=BROKERS).map(NodeId).collect();
+        let indexes = || (0..2_000).map(PartitionIndex);
+        let mut planner = ReassignmentPlanner::new(&image, true);
+        let planned: Vec<_> = indexes().map(|index| planner.plan(topic, index, Some(&everywhere))).collect();
+        let partitions: Vec<Reassignment> = planned.iter().flatten().cloned().collect();
+        assert!((1_000..1_500).contains(&partitions.len()), "{}", partitions.len());
+        let refused = &planned[partitions.len()..];
+        assert!(refused.iter().all(|planned| *planned == Err(MetadataError::TooLarge)));
+        let last = PartitionIndex(1_999);
+        assert!(planner.plan(topic, last, Some(&[NodeId(1)])).is_ok(), "where it is, it takes no room");
+
+        // Another request was planned at the same time, for other partitions.
+        let replicas = Some(everywhere.clone());
+        let others = topic.partitions[1_500..]
+            .iter()
+            .map(|partition| Reassignment { group: partition.group, replicas: replicas.clone() });
+        let other = Command::Reassign { partitions: others.collect() };
+        assert_eq!(apply(&mut state, Command::Reassign { partitions }), Applied::Reassigned);
+        assert_eq!(apply(&mut state, other.clone()), Applied::Refused(MetadataError::TooLarge));
+        assert!(state.snapshot().len() <= state.image().snapshot_bytes());
+        assert!(state.image().snapshot_bytes() <= METADATA_MOVING_BYTES_MAX);
+
+        // What moves may be taken back, and what is there makes room.
+        let image = state.image();
+        let topic = image.topic("moved").expect("it was made");
+        let mut planner = ReassignmentPlanner::new(&image, true);
+        assert_eq!(planner.plan(topic, last, Some(&everywhere)), Err(MetadataError::TooLarge));
+        let back = indexes().map_while(|index| planner.plan(topic, index, None).ok()).collect();
+        assert_eq!(apply(&mut state, Command::Reassign { partitions: back }), Applied::Reassigned);
+        let moving = topic.partitions.iter().filter(|partition| partition.is_moving());
+        let moves = moving.map(|partition| (partition.group, 2)).collect();
+        assert_eq!(apply(&mut state, Command::CompleteMoves { moves }), Applied::MovesCompleted);
+        assert_eq!(apply(&mut state, other), Applied::Reassigned);
+    }
 }

@@ -10,8 +10,9 @@ use types::{GroupId, LogIndex, NodeId, PartitionIndex, ProducerId, TopicId};
 use crate::command::{Applied, Command, ConfigResource, Endpoint, PartitionSpec, Reassignment};
 use crate::configs::{BROKER_DRAINING, StaticSettings};
 use crate::error::MetadataError;
-use crate::image::{Broker, MetadataImage, Topic, Voter};
+use crate::image::{Broker, MetadataImage, Topic, Voter, topic_bytes};
 use crate::partition::Partition;
+use crate::plan::{bytes_of, check_bytes, check_moving_bytes};
 use crate::wire;
 
 /// Brokers of one cluster.
@@ -221,9 +222,20 @@ impl MetadataState {
         Ok(Applied::BrokerUnregistered)
     }
 
+    /// Whether the metadata group keeps a voter that has joined the cluster as the voter that it is. One that was only added
+    /// may never come, and those that went could not come back: nobody would serve again.
     fn check_not_last(&self, node: NodeId) -> Result<(), MetadataError> {
-        let is_last = self.image.voters().len() == 1 && self.image.voter(node).is_some();
-        if is_last { Err(MetadataError::LastVoter(node)) } else { Ok(()) }
+        if self.image.voter(node).is_none() {
+            return Ok(());
+        }
+        let has_joined = |(other, voter): (NodeId, &Voter)| {
+            let registered = self.image.broker(other);
+            registered.is_some_and(|broker| broker.voter_generation == voter.generation)
+        };
+        match self.image.voters().filter(|(other, _)| *other != node).any(has_joined) {
+            true => Ok(()),
+            false => Err(MetadataError::LastVoter(node)),
+        }
     }
 
     fn add_voter(&mut self, node: NodeId, peer: Endpoint) -> Result<Applied, MetadataError> {
@@ -254,7 +266,8 @@ impl MetadataState {
             partition.reassigned(&replicas, None)
         };
         let decisions = partitions.into_iter().map(|decided| (decided.group, decided.replicas));
-        Ok(if self.change_partitions(decisions, decide) { Applied::Reassigned } else { Applied::Unchanged })
+        let has_changed = self.change_partitions(decisions, decide)?;
+        Ok(if has_changed { Applied::Reassigned } else { Applied::Unchanged })
     }
 
     fn finish_rebalance(&mut self) -> Applied {
@@ -266,32 +279,38 @@ impl MetadataState {
     }
 
     fn complete_moves(&mut self, moves: Vec<(GroupId, u32)>) -> Result<Applied, MetadataError> {
-        let has_changed = self.change_partitions(moves.into_iter(), Partition::moved);
+        // What is complete takes no more room than what was under way.
+        let has_changed = self.change_partitions(moves.into_iter(), Partition::moved)?;
         Ok(if has_changed { Applied::MovesCompleted } else { Applied::Unchanged })
     }
 
-    /// Changes partitions, topic by topic. Those that are gone are passed over. Whether there was anything to change.
+    /// Changes partitions, topic by topic, or none where the metadata would grow too large. Those that are gone are passed over.
+    /// Whether there was anything to change.
     fn change_partitions<T>(
         &mut self,
         changes: impl Iterator<Item = (GroupId, T)>,
         change: impl Fn(&Partition, T) -> Option<Partition>,
-    ) -> bool {
+    ) -> Result<bool, MetadataError> {
         let mut by_topic: BTreeMap<Arc<str>, BTreeMap<PartitionIndex, Partition>> = BTreeMap::new();
+        let (mut bytes_before, mut bytes_after) = (0, 0);
         for (group, what) in changes {
             let Some((topic, index)) = self.image.partition_of_group(group) else { continue };
             let of_topic = by_topic.entry(Arc::clone(&topic.name)).or_default();
             let current = of_topic.get(&index).or_else(|| topic.partition(index));
-            let changed = change(current.expect("a group's partition is there"), what);
-            if let Some(changed) = changed {
+            let current = current.expect("a group's partition is there");
+            if let Some(changed) = change(current, what) {
+                bytes_before += current.snapshot_bytes();
+                bytes_after += changed.snapshot_bytes();
                 of_topic.insert(index, changed);
             }
         }
+        check_moving_bytes(&self.image, bytes_after.saturating_sub(bytes_before))?;
         by_topic.retain(|_, partitions| !partitions.is_empty());
         let has_changed = !by_topic.is_empty();
         for (name, partitions) in by_topic {
             self.image.set_partitions(&name, partitions.into_iter().collect());
         }
-        has_changed
+        Ok(has_changed)
     }
 
     fn create_topic(
@@ -315,7 +334,8 @@ impl MetadataState {
             let existing = existing.to_string();
             return Err(MetadataError::TopicNameCollision { name: name.to_owned(), existing });
         }
-        let partitions = self.allocate_groups(specs)?;
+        let of_topic = topic_bytes(name, configs.iter().map(|(name, value)| (name, value)));
+        let partitions = self.allocate_groups(specs, of_topic)?;
         let groups = groups_of(&partitions);
         self.image.insert_topic(name, id, partitions, configs.into_iter().collect());
         Ok(Applied::TopicCreated { groups })
@@ -338,7 +358,7 @@ impl MetadataState {
             let count = topic.partitions.len();
             return Err(MetadataError::InvalidPartitions(format!("the topic has {count} partitions by now")));
         }
-        let partitions = self.allocate_groups(specs)?;
+        let partitions = self.allocate_groups(specs, 0)?;
         let groups = groups_of(&partitions);
         self.image.append_partitions(&topic, partitions);
         Ok(Applied::PartitionsCreated { groups })
@@ -353,6 +373,8 @@ impl MetadataState {
             ConfigResource::Topic(id) => {
                 let topic = self.topic_by_id(id)?;
                 let Some(configs) = altered(&topic.configs, set) else { return Ok(Applied::Unchanged) };
+                let before = topic_bytes("", &topic.configs);
+                check_bytes(&self.image, topic_bytes("", &configs).saturating_sub(before))?;
                 self.image.set_topic_configs(&topic, configs);
             }
             ConfigResource::Broker(node) => {
@@ -388,11 +410,17 @@ impl MetadataState {
         self.image.topic_by_id(id).cloned().ok_or(MetadataError::UnknownTopicId(id))
     }
 
-    fn allocate_groups(&mut self, specs: Vec<PartitionSpec>) -> Result<Vec<Partition>, MetadataError> {
+    /// New partitions, if there is room for them and for the so many bytes that come with them.
+    fn allocate_groups(
+        &mut self,
+        specs: Vec<PartitionSpec>,
+        bytes_beside: usize,
+    ) -> Result<Vec<Partition>, MetadataError> {
         if self.image.partition_count() + specs.len() > PARTITIONS_MAX {
             let reason = format!("the cluster may not have more than {PARTITIONS_MAX} partitions");
             return Err(MetadataError::InvalidPartitions(reason));
         }
+        check_bytes(&self.image, bytes_of(&specs) + bytes_beside)?;
         let partition = |spec: PartitionSpec| {
             let group = self.image.next_group();
             self.image.set_next_group(GroupId(group.0 + 1));
@@ -426,6 +454,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
+    use types::limits::METADATA_BYTES_MAX;
     use types::{DirectoryId, PartitionIndex, ReplicaId};
 
     use super::*;
@@ -675,6 +704,50 @@ mod tests {
         let mut state = state_after(&[Command::SetClusterId { cluster_id: "x".to_owned(), voters }]);
         let refused = Applied::Refused(MetadataError::LastVoter(NodeId(1)));
         assert_eq!(apply(&mut state, Command::RemoveVoter { node: NodeId(1) }), refused);
+        // One that never came does not take its place.
+        assert_eq!(apply(&mut state, register_with(1, 1, 1)), Applied::BrokerRegistered);
+        let add = |node| Command::AddVoter { node: NodeId(node), peer: endpoint("peer", 1) };
+        assert_eq!(apply(&mut state, add(99)), Applied::VotersChanged);
+        assert_eq!(apply(&mut state, Command::RemoveVoter { node: NodeId(1) }), refused);
+        assert_eq!(apply(&mut state, Command::UnregisterBroker { node: NodeId(1) }), refused);
+        assert_eq!(apply(&mut state, Command::RemoveVoter { node: NodeId(99) }), Applied::VotersChanged);
+        assert_eq!(apply(&mut state, register_with(1, 2, 1)), Applied::BrokerRegistered);
+
+        let mut state = cluster_of_three();
+        for node in [3, 2].map(NodeId) {
+            assert_eq!(apply(&mut state, Command::RemoveVoter { node }), Applied::VotersChanged);
+        }
+        assert_eq!(apply(&mut state, Command::RemoveVoter { node: NodeId(1) }), refused);
+        // Nor does one that was replaced, before it comes with its other disk.
+        assert_eq!(apply(&mut state, add(2)), Applied::VotersChanged);
+        assert_eq!(apply(&mut state, Command::RemoveVoter { node: NodeId(1) }), refused);
+        assert_eq!(apply(&mut state, register_with(2, 2, 9)), Applied::BrokerRegistered);
+        assert_eq!(apply(&mut state, Command::RemoveVoter { node: NodeId(1) }), Applied::VotersChanged);
+    }
+
+    #[test]
+    fn what_was_planned_at_the_same_time_does_not_make_the_metadata_too_large_together() {
+        let mut state = cluster_of_three();
+        let large = |id: u8| Command::CreateTopic {
+            name: format!("large-{id}"),
+            id: TopicId([id; 16]),
+            partitions: vec![spec(&[1])],
+            configs: vec![("name".to_owned(), "x".repeat(METADATA_BYTES_MAX / 2))],
+        };
+        assert!(matches!(apply(&mut state, large(7)), Applied::TopicCreated { .. }));
+        let too_large = Applied::Refused(MetadataError::TooLarge);
+        assert_eq!(apply(&mut state, large(8)), too_large);
+        let id = TopicId([1; 16]);
+        let partitions = vec![spec(&[1]); PARTITIONS_MAX - 10];
+        let more = Command::CreatePartitions { id, current_count: 2, partitions };
+        let alter = |bytes| Command::AlterConfigs {
+            resource: ConfigResource::Topic(TopicId([7; 16])),
+            set: vec![("name".to_owned(), Some("x".repeat(bytes)))],
+        };
+        assert_eq!(apply(&mut state, alter(METADATA_BYTES_MAX)), too_large);
+        assert_eq!(apply(&mut state, alter(METADATA_BYTES_MAX - 100_000)), Applied::ConfigsAltered);
+        assert_eq!(apply(&mut state, more), too_large);
+        assert_eq!(apply(&mut state, alter(1)), Applied::ConfigsAltered);
     }
 
     #[test]

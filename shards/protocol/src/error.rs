@@ -18,6 +18,9 @@ pub enum DecodeError {
     /// Tags of a tagged-field section that do not ascend (KIP-482).
     #[error("tagged fields are not in ascending order")]
     InvalidTags,
+    /// A string longer than any field may have.
+    #[error("the request holds a string of more than {} bytes", crate::wire::STRING_BYTES_MAX)]
+    StringTooLong,
     /// A string that is not UTF-8.
     #[error("the request holds a string that is not UTF-8")]
     InvalidString,

@@ -7,6 +7,9 @@ use crate::error::DecodeError;
 /// Array elements that may be reserved before any of them is read.
 const RESERVED_ELEMENTS_MAX: usize = 1024;
 
+/// What the 16 bits of the older form can say. Kafka's brokers take no more in the compact form either.
+pub const STRING_BYTES_MAX: usize = i16::MAX as usize;
+
 /// What can be wrong with a primitive field. Small and with nothing to drop, unlike [`DecodeError`], because the
 /// walk over the records of a batch reads six of them per record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +17,7 @@ pub enum WireError {
     Truncated,
     InvalidVarint,
     InvalidTags,
+    StringTooLong,
 }
 
 impl From<WireError> for DecodeError {
@@ -22,6 +26,7 @@ impl From<WireError> for DecodeError {
             WireError::Truncated => DecodeError::Truncated,
             WireError::InvalidVarint => DecodeError::InvalidVarint,
             WireError::InvalidTags => DecodeError::InvalidTags,
+            WireError::StringTooLong => DecodeError::StringTooLong,
         }
     }
 }
@@ -85,9 +90,13 @@ pub fn read_varlong(buf: &mut impl Buf) -> Result<i64> {
     Ok((raw >> 1) as i64 ^ -((raw & 1) as i64))
 }
 
-/// The length of a string: 16 bits, or a varint of length + 1. `None` is null.
+/// The length of a string: 16 bits, or a varint of length + 1. `None` is null. In both forms a string has at most
+/// [`STRING_BYTES_MAX`] bytes.
 pub fn read_string_len(buf: &mut impl Buf, flexible: bool) -> Result<Option<usize>> {
     let len = if flexible { read_compact_len(buf)? } else { usize::try_from(read_i16(buf)?).ok() };
+    if len.is_some_and(|len| len > STRING_BYTES_MAX) {
+        return Err(WireError::StringTooLong);
+    }
     check_len(buf, len)
 }
 
@@ -211,6 +220,11 @@ mod tests {
         assert_eq!(read_bytes_len(&mut [0xff; 4].as_slice(), false).unwrap(), None);
         assert_eq!(read_string_len(&mut [0].as_slice(), true).unwrap(), None);
         assert_eq!(read_string_len(&mut [2, b'a'].as_slice(), true).unwrap(), Some(1));
+        let mut long = vec![b'a'; STRING_BYTES_MAX + 4];
+        long[..3].copy_from_slice(&[0x80, 0x80, 2]);
+        assert_eq!(read_string_len(&mut long.as_slice(), true).unwrap(), Some(STRING_BYTES_MAX));
+        long[0] += 1;
+        assert_eq!(read_string_len(&mut long.as_slice(), true), Err(WireError::StringTooLong));
     }
 
     #[test]

@@ -279,9 +279,8 @@ impl Group {
     /// the last applied one and the snapshot, and there are none. Nor may the only voter with entries that are not durable
     /// yet: others send their requests for votes behind them, but it is elected at once, and a new leader's log is to be durable.
     fn may_campaign(&self) -> bool {
-        let is_installing = self.unpersisted.iter().any(|waiting| waiting.snapshot.is_some());
-        let is_elected_too_soon = self.is_single_voter() && self.persisted() < self.last_index();
-        !is_installing && !is_elected_too_soon
+        let is_durable = self.persisted() == self.last_index() || !self.is_single_voter();
+        is_durable && self.unpersisted.iter().all(|waiting| waiting.snapshot.is_none())
     }
 
     /// The leader is not to be reached: the next ticks bring an election, and others' requests for votes are heard.

@@ -1,10 +1,11 @@
 //! A group coordinator on the partition of `__consumer_offsets` that it writes to.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use coordinator::{CoordinatorRecord, GroupConfig, GroupCoordinator, RequestToken};
-use protocol::batch::{self, BatchBuilder, BatchOptions};
+use protocol::batch::{self, BatchBuilder, BatchOptions, HEADER_BYTES};
 use types::Offset;
 use types::limits::{COORDINATOR_SNAPSHOT_BYTES, DECOMPRESSED_BYTES_MAX};
 
@@ -19,7 +20,7 @@ pub(crate) struct CoordinatorHost {
     pub logged_bytes: usize,
     pub snapshot_at_bytes: usize,
     /// Topics that were deleted, and whose offsets may still be there: they are removed once this serves and has room to write.
-    pub deleted_topics: BTreeSet<String>,
+    pub deleted_topics: BTreeSet<Arc<str>>,
     askers: HashMap<u64, Asker>,
     next_token: u64,
 }
@@ -69,6 +70,11 @@ impl CoordinatorHost {
     }
 }
 
+/// Bytes of [`encode_records`], at most. Known before there is a batch, which could be too large to be made.
+pub(crate) fn encoded_bytes_max<'a>(records: impl IntoIterator<Item = &'a CoordinatorRecord>) -> usize {
+    HEADER_BYTES + records.into_iter().map(CoordinatorRecord::batch_bytes_max).sum::<usize>()
+}
+
 /// One batch of a coordinator's records.
 pub(crate) fn encode_records<'a>(
     records: impl IntoIterator<Item = &'a CoordinatorRecord>,
@@ -79,4 +85,24 @@ pub(crate) fn encode_records<'a>(
         builder.append(now_ms, Some(&record.key), record.value.as_deref(), &[]);
     }
     builder.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_has_no_more_bytes_than_was_counted_beforehand() {
+        for count in [1, 100, 10_000] {
+            let value =
+                |number: usize| (!number.is_multiple_of(3)).then(|| Bytes::from(vec![b'v'; number % 200]));
+            let record = |number: usize| CoordinatorRecord {
+                key: vec![b'k'; number % 150].into(),
+                value: value(number),
+            };
+            let records: Vec<_> = (0..count).map(record).collect();
+            let (counted, batch) = (encoded_bytes_max(&records), encode_records(&records, i64::MAX));
+            assert!(batch.len() <= counted && counted <= batch.len() + 20 * count);
+        }
+    }
 }

@@ -1,5 +1,8 @@
 //! Group coordinators of this shard: loaded when their partition is led, fed requests and timers, written through Raft.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use broker::{GroupOp, OpResult};
 use bytes::Bytes;
 use coordinator::{Action, CoordinatorRecord, GroupGauges, GroupRequest, GroupResponse};
@@ -13,7 +16,7 @@ use types::limits::{
 use types::mutants::{Mutant, is_planted};
 use types::{GroupId, Now};
 
-use crate::coordinator_host::{CoordinatorHost, encode_records};
+use crate::coordinator_host::{CoordinatorHost, encode_records, encoded_bytes_max};
 use crate::event::FatalReason;
 use crate::partition_host::{Asker, WrittenRecords};
 use crate::reads::{Read, Want};
@@ -57,12 +60,13 @@ impl Shard {
         self.carry_out(now, group, actions);
     }
 
-    /// The topic is gone: no group keeps offsets of it.
-    pub(crate) fn forget_topic_offsets(&mut self, now: Now, topic: &str) {
+    /// These topics are gone: no group keeps offsets of them.
+    pub(crate) fn forget_topic_offsets(&mut self, now: Now, topics: &BTreeSet<Arc<str>>) {
         for group in self.coordinators.clone() {
             if let Some(coordinator) = self.coordinator(group) {
-                coordinator.deleted_topics.insert(topic.to_owned());
-                self.remove_deleted_offsets(now, group);
+                coordinator.deleted_topics.extend(topics.iter().cloned());
+                // Not those deleted before: their turn was then, and what was left of them waits for a review.
+                self.remove_offsets_of(now, group, topics);
             }
         }
     }
@@ -75,23 +79,27 @@ impl Shard {
             if coordinator.loading.is_none() && !coordinator.deleted_topics.is_empty() {
                 let left = coordinator.coordinator.topics_with_offsets();
                 // Those of a new topic of the same name cannot be told from them.
-                let is_due =
-                    |topic: &String| left.contains(topic.as_str()) && self.image.topic(topic).is_none();
+                let is_due = |topic: &Arc<str>| left.contains(&**topic) && self.image.topic(topic).is_none();
                 coordinator.deleted_topics.retain(is_due);
                 self.remove_deleted_offsets(now, group);
             }
         }
     }
 
+    /// Those of all topics that were deleted and may have offsets.
     fn remove_deleted_offsets(&mut self, now: Now, group: GroupId) {
+        let Some(coordinator) = self.coordinator(group) else { return };
+        let topics = coordinator.deleted_topics.clone();
+        self.remove_offsets_of(now, group, &topics);
+    }
+
+    fn remove_offsets_of(&mut self, now: Now, group: GroupId, topics: &BTreeSet<Arc<str>>) {
         let Some(coordinator) = self.coordinator(group) else { return };
         if coordinator.loading.is_some() {
             return;
         }
         let mut actions = Vec::new();
-        for topic in &coordinator.deleted_topics {
-            coordinator.coordinator.on_topic_deleted(now, topic, &mut actions);
-        }
+        coordinator.coordinator.on_topics_deleted(now, topics, &mut actions);
         self.carry_out(now, group, actions);
     }
 
@@ -112,16 +120,19 @@ impl Shard {
                     self.answers.push((asker, OpResult::Group(Ok(response))));
                 }
                 Action::Append { write, records } => {
-                    let batch = encode_records(&records, now.wall_ms);
+                    // A group with all its members may be more than a batch holds.
+                    let bytes = encoded_bytes_max(&records);
                     let undriven_before = host.undriven_bytes;
-                    let proposed = if batch.len() > BATCH_BYTES_MAX {
+                    let proposed = if bytes > BATCH_BYTES_MAX {
                         Err(ErrorCode::MessageTooLarge)
-                    } else if !self.wal.has_room(batch.len())
+                    } else if !self.wal.has_room(bytes)
                         // What is gathered in a turn goes to one WAL file.
-                        || host.undriven_bytes + batch.len() > WAL_REWRITE_BYTES_MAX as usize
+                        || host.undriven_bytes + bytes > WAL_REWRITE_BYTES_MAX as usize
                     {
                         Err(ErrorCode::CoordinatorNotAvailable)
                     } else {
+                        let batch = encode_records(&records, now.wall_ms);
+                        assert!(batch.len() <= bytes, "room was found for as much as a batch has");
                         host.append_records(now, raft, Some(write), batch)
                     };
                     self.wal.on_proposed(host.undriven_bytes - undriven_before);
@@ -182,19 +193,20 @@ impl Shard {
         let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
         let start = host.partition.next_offset();
         let Some(coordinator) = &mut host.coordinator else { return };
-        let records: Vec<CoordinatorRecord> = coordinator.coordinator.snapshot().collect();
-        let bytes: usize = records.iter().map(record_bytes).sum();
+        let bytes = coordinator.coordinator.snapshot_bytes_max();
         coordinator.logged_bytes = 0;
         // The snapshot itself will be counted once more as it commits.
         coordinator.snapshot_at_bytes = bytes + COORDINATOR_SNAPSHOT_BYTES.max(4 * bytes);
         if !self.wal.has_room(bytes) {
             return;
         }
+        // Only now, so that there are no more of them at once than the WAL takes.
+        let records: Vec<CoordinatorRecord> = coordinator.coordinator.snapshot().collect();
         let mut rest = records.as_slice();
         while !rest.is_empty() {
             let mut batch_bytes = 0;
             let fits = rest.iter().take_while(|record| {
-                batch_bytes += record_bytes(record);
+                batch_bytes += record.batch_bytes_max();
                 batch_bytes <= SNAPSHOT_BATCH_BYTES
             });
             let (batch, left) = rest.split_at(fits.count().max(1));
@@ -335,8 +347,4 @@ impl Shard {
             }
         }
     }
-}
-
-fn record_bytes(record: &CoordinatorRecord) -> usize {
-    record.key.len() + record.value.as_ref().map_or(0, Bytes::len)
 }

@@ -17,6 +17,10 @@ use crate::partition_host::{Answer, Asker};
 /// Changes that wait for a leader of the metadata group, or for its answer. More are refused.
 const CHANGES_WAITING_MAX: usize = 1_000;
 
+/// Hand-overs that are waited for; all that a node of a large cluster gets back are asked for at once. Of more, nobody here
+/// says whether they came about.
+const HAND_OVERS_WAITING_MAX: usize = 10_000;
+
 /// Between two attempts of this node to register.
 const REGISTRATION_INTERVAL_MS: i64 = 500;
 
@@ -54,6 +58,7 @@ pub(crate) struct MetadataHost {
     proposals: BTreeMap<LogIndex, Vec<Proposal>>,
     /// Changes that were sent to the leader, which has not said yet where they stand in the log.
     forwarded: BTreeMap<u64, Forwarded>,
+    /// Numbers what was forwarded, and those who wait for a hand-over.
     next_request: u64,
     /// Changes that wait for a leader.
     waiting: Vec<(Bytes, Waiter)>,
@@ -65,8 +70,11 @@ pub(crate) struct MetadataHost {
     /// Answers to changes that did not come about.
     failed: Vec<Answer>,
     creations: Vec<Creation>,
-    /// Those who wait for a replica to lead a group.
-    hand_overs: Vec<(GroupId, NodeId, Waiter)>,
+    /// Those who wait for a replica to lead a group, by the group and a number of their own.
+    hand_overs: BTreeMap<(GroupId, u64), (NodeId, Waiter)>,
+    /// When the first of them gives up, on the monotonic clock in microseconds, or sooner: they are too many to be looked
+    /// through in each turn.
+    hand_overs_due_us: u64,
     leaders: BTreeMap<GroupId, LeaderChange>,
     /// Groups led by this node that the others have not been told of.
     untold: BTreeSet<GroupId>,
@@ -97,7 +105,8 @@ impl MetadataHost {
             answers: Vec::new(),
             failed: Vec::new(),
             creations: Vec::new(),
-            hand_overs: Vec::new(),
+            hand_overs: BTreeMap::new(),
+            hand_overs_due_us: u64::MAX,
             leaders: BTreeMap::new(),
             untold: BTreeSet::new(),
             moved: BTreeMap::new(),
@@ -189,7 +198,12 @@ impl MetadataHost {
 
     /// Somebody waits for a replica to lead a group.
     pub(crate) fn await_hand_over(&mut self, group: GroupId, to: NodeId, waiter: Waiter) {
-        self.hand_overs.push((group, to, waiter));
+        if self.hand_overs.len() >= HAND_OVERS_WAITING_MAX {
+            return self.failed.push(timed_out(waiter.0));
+        }
+        self.hand_overs_due_us = self.hand_overs_due_us.min(waiter.1);
+        self.next_request += 1;
+        self.hand_overs.insert((group, self.next_request), (to, waiter));
     }
 
     /// Notes who leads the metadata group; whether that is another one than before.
@@ -305,8 +319,9 @@ impl MetadataHost {
         let created = self.creations.extract_if(.., |creation| creation.leaderless.is_empty());
         let mut answers: Vec<Answer> =
             created.map(|creation| (creation.asker, OpResult::Metadata(Ok(creation.applied)))).collect();
-        let led = self.hand_overs.extract_if(.., |(waited, to, _)| *waited == group && leader == Some(*to));
-        answers.extend(led.map(|(_, _, waiter)| (waiter.0, OpResult::HandedOver(true))));
+        let of_group = (group, 0)..=(group, u64::MAX);
+        let led = self.hand_overs.extract_if(of_group, |_, (to, _)| leader == Some(*to));
+        answers.extend(led.map(|(_, (_, waiter))| (waiter.0, OpResult::HandedOver(true))));
         answers
     }
 
@@ -333,7 +348,7 @@ impl MetadataHost {
         let forwarded =
             self.forwarded.values().filter_map(|forwarded| forwarded.waiter.map(|(_, at_us)| at_us));
         let waiting = self.waiting.iter().map(|(_, waiter)| waiter.1);
-        let hand_overs = self.hand_overs.iter().map(|(_, _, waiter)| waiter.1);
+        let hand_overs = (!self.hand_overs.is_empty()).then_some(self.hand_overs_due_us);
         creations.chain(proposals).chain(forwarded).chain(waiting).chain(hand_overs)
     }
 
@@ -356,8 +371,12 @@ impl MetadataHost {
         over.extend(late.filter_map(|(_, forwarded)| forwarded.waiter).map(|(asker, _)| asker));
         over.extend(self.waiting.extract_if(.., |(_, waiter)| is_over(waiter)).map(|(_, waiter)| waiter.0));
         self.failed.extend(over.into_iter().map(timed_out));
-        let late = self.hand_overs.extract_if(.., |(_, _, waiter)| is_over(waiter));
-        self.failed.extend(late.map(|(_, _, waiter)| (waiter.0, OpResult::HandedOver(false))));
+        if self.hand_overs_due_us <= now.mono_us {
+            let late = self.hand_overs.extract_if(.., |_, (_, waiter)| is_over(waiter));
+            self.failed.extend(late.map(|(_, (_, waiter))| (waiter.0, OpResult::HandedOver(false))));
+            self.hand_overs_due_us =
+                self.hand_overs.values().map(|(_, waiter)| waiter.1).min().unwrap_or(u64::MAX);
+        }
     }
 
     /// A checkpoint, when enough was applied since the last one.
@@ -529,10 +548,62 @@ mod tests {
         assert_eq!(logged_directories(&entries), [(NodeId(3), Some(OWN))]);
     }
 
+    fn asker(request: u64) -> Asker {
+        Asker { shard: types::ShardId(0), token: broker::OpToken { request, part: 0 } }
+    }
+
+    fn host() -> MetadataHost {
+        MetadataHost::new(StaticSettings::default(), None).expect("no snapshot is no bad one")
+    }
+
+    #[test]
+    fn hand_overs_are_answered_by_their_leader_or_their_time_and_not_too_many_wait() {
+        let mut host = host();
+        let (own, to) = (NodeId(1), NodeId(2));
+        for (request, group, deadline_us) in [(1, 7, 30), (2, 7, 20), (3, 8, 10), (4, 8, 40)] {
+            host.await_hand_over(GroupId(group), to, (asker(request), deadline_us));
+        }
+        host.is_joined = true;
+        assert_eq!(host.next_deadline_us(), Some(10));
+        let outcomes = |answers: Vec<Answer>| -> Vec<(u64, bool)> {
+            let outcome = |(to, result): Answer| match result {
+                OpResult::HandedOver(is_done) => (to.token.request, is_done),
+                other => panic!("{other:?}"),
+            };
+            answers.into_iter().map(outcome).collect()
+        };
+        let led_by = |leader| LeaderChange {
+            group: GroupId(7),
+            term: Term(3),
+            leader: Some(leader),
+            in_sync: [leader].into(),
+        };
+        assert_eq!(outcomes(host.on_leader(own, led_by(NodeId(3)))), [], "by somebody else");
+        assert_eq!(outcomes(host.on_leader(own, led_by(to))), [(1, true), (2, true)]);
+        let at = |mono_us| Now { mono_us, wall_ms: 0 };
+        host.on_deadline(at(9));
+        assert_eq!(outcomes(host.take_answers()), []);
+        host.on_deadline(at(10));
+        assert_eq!(outcomes(host.take_answers()), [(3, false)]);
+        assert_eq!(host.next_deadline_us(), Some(40));
+        host.on_deadline(at(40));
+        assert_eq!((outcomes(host.take_answers()), host.next_deadline_us()), (vec![(4, false)], None));
+
+        for request in 0..HAND_OVERS_WAITING_MAX as u64 {
+            host.await_hand_over(GroupId(9), to, (asker(request), 50));
+        }
+        assert!(host.take_answers().is_empty());
+        host.await_hand_over(GroupId(9), to, (asker(77), 50));
+        let refused = host.take_answers();
+        let too_many = OpResult::Metadata(Err(ErrorCode::RequestTimedOut));
+        assert_eq!(format!("{refused:?}"), format!("{:?}", [(asker(77), too_many)]));
+        host.on_deadline(at(50));
+        assert_eq!(host.take_answers().len(), HAND_OVERS_WAITING_MAX);
+    }
+
     #[test]
     fn what_made_partitions_is_answered_when_their_leaders_say_that_they_serve() {
-        let mut host = MetadataHost::new(StaticSettings::default(), None).expect("no snapshot is no bad one");
-        let asker = |request| Asker { shard: types::ShardId(0), token: broker::OpToken { request, part: 0 } };
+        let mut host = host();
         let groups = vec![GroupId(7), GroupId(8)];
         host.answers.push(((asker(1), u64::MAX), Applied::TopicCreated { groups: groups.clone() }));
         assert_eq!(host.take_answers().len(), 0);
@@ -557,7 +628,7 @@ mod tests {
 
     #[test]
     fn a_node_that_is_registered_with_another_directory_says_so_once_and_does_not_try() {
-        let mut host = MetadataHost::new(StaticSettings::default(), None).expect("no snapshot is no bad one");
+        let mut host = host();
         let blank = registration(DirectoryId([9; 16]));
         let now = |ms: u64| Now { mono_us: ms * 1_000, wall_ms: 0 };
         assert!(host.plan_registration(now(0), true, &blank).is_some(), "it was not registered yet");

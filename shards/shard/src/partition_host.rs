@@ -92,6 +92,8 @@ pub(crate) struct PartitionHost {
     pub folder: Folder,
     /// Proposed, or sent by the leader, since the group was last driven.
     pub undriven_bytes: usize,
+    /// An entry that shows to those who wait for it that this node leads, and is not on its way yet.
+    pub undriven_word: Option<LogIndex>,
     /// The replicas that are in sync, this one among them, while this node leads.
     pub in_sync: Arc<[NodeId]>,
     /// When each follower was last known to have everything, on the monotonic clock in microseconds.
@@ -139,6 +141,7 @@ impl PartitionHost {
             is_restoring_index: false,
             is_lingering: false,
             undriven_bytes: 0,
+            undriven_word: None,
             in_sync: Arc::default(),
             caught_up_us: BTreeMap::new(),
             last_seen: (LogIndex(0), 0),
@@ -276,16 +279,35 @@ impl PartitionHost {
         raft: &mut Group,
         waiter: Waiter,
     ) -> Result<(), PartitionError> {
-        let unchanged = Command::LogStart(self.partition.log_start()).encode();
-        let index = raft.propose(unchanged, bytes::Bytes::new()).map_err(propose_error)?;
+        // All that ask before the entry is on its way share it: each has one of its own for nothing otherwise.
+        let undriven =
+            self.proposals.iter_mut().rev().find(|proposal| Some(proposal.index) == self.undriven_word);
+        if let Some(proposal) = undriven {
+            proposal.waiters.push(waiter);
+            return Ok(());
+        }
+        let index = self.propose_log_start(now, raft, self.partition.log_start(), Some(waiter))?;
+        self.undriven_word = Some(index);
+        Ok(())
+    }
+
+    fn propose_log_start(
+        &mut self,
+        now: Now,
+        raft: &mut Group,
+        offset: Offset,
+        waiter: Option<Waiter>,
+    ) -> Result<LogIndex, PartitionError> {
+        let command = Command::LogStart(offset).encode();
+        let index = raft.propose(command, bytes::Bytes::new()).map_err(propose_error)?;
         self.proposals.push_back(Proposal {
             index,
             term: self.role.term,
             proposed_us: now.mono_us,
             base: None,
-            waiters: vec![waiter],
+            waiters: waiter.into_iter().collect(),
         });
-        Ok(())
+        Ok(index)
     }
 
     /// This node begins to lead. Nothing is known of the followers, so those that are alive count as in sync until they
@@ -415,17 +437,12 @@ impl PartitionHost {
         if offset < Offset(0) || offset > self.partition.high_watermark() {
             return Err(ErrorCode::OffsetOutOfRange.into());
         }
-        let index =
-            raft.propose(Command::LogStart(offset).encode(), bytes::Bytes::new()).map_err(propose_error)?;
-        let waiters = asker.map(|asker| Waiter::DeleteRecords { asker }).into_iter().collect();
-        self.proposals.push_back(Proposal {
-            index,
-            term: self.role.term,
-            proposed_us: now.mono_us,
-            base: None,
-            waiters,
-        });
-        Ok(())
+        match asker.map(|asker| Waiter::DeleteRecords { asker }) {
+            Some(waiter) if offset <= self.partition.log_start() => {
+                self.confirm_leadership(now, raft, waiter)
+            }
+            waiter => self.propose_log_start(now, raft, offset, waiter).map(drop),
+        }
     }
 
     /// Applies a committed entry and answers those who waited for it. What is durable here ends at `persisted`.

@@ -506,8 +506,10 @@ impl Shard {
             self.update_peers(now, &before);
         }
         if !self.coordinators.is_empty() {
-            for topic in before.topics().filter(|topic| image.topic_by_id(topic.id).is_none()) {
-                self.forget_topic_offsets(now, &topic.name);
+            let deleted = before.topics().filter(|topic| image.topic_by_id(topic.id).is_none());
+            let deleted: BTreeSet<Arc<str>> = deleted.map(|topic| Arc::clone(&topic.name)).collect();
+            if !deleted.is_empty() {
+                self.forget_topic_offsets(now, &deleted);
             }
         }
         let is_current = self.is_image_current();

@@ -90,6 +90,7 @@ impl Shard {
         }
         let Some(hosted) = self.hosted.get_mut(&group) else { return };
         if let Some((_, host)) = hosted.partition() {
+            host.undriven_word = None;
             self.wal.on_driven(std::mem::take(&mut host.undriven_bytes));
         }
         let has_committed = !committed.is_empty();

@@ -226,6 +226,7 @@ impl World {
         let outcome = |result| match result {
             OpResult::Produce(Ok(produced)) => Ok(produced.base_offset.0),
             OpResult::ListOffsets(Ok((_, offset, _))) => Ok(offset),
+            OpResult::DeleteRecords(Ok(log_start)) => Ok(log_start.0),
             OpResult::Produce(Err(error)) | OpResult::ListOffsets(Err(error)) => Err(error.code),
             other => panic!("nothing else was asked: {other:?}"),
         };
@@ -355,6 +356,38 @@ fn batches_do_not_wait_for_ever_for_commits() {
         [(2, refused), (3, refused)],
         "one that would fit does not overtake one that does not"
     );
+}
+
+#[test]
+fn all_that_wait_to_know_who_leads_share_one_entry() {
+    let mut world = World::new(3);
+    world.run();
+    world.produce(1, 0, 0, -1);
+    world.run();
+    world.answers(1);
+    let last = |world: &mut World| {
+        let group = world.group;
+        world.node(1).shard.groups().find(|status| status.group == group).expect("it is hosted").last
+    };
+    let before = last(&mut world);
+    for request in 1..=50 {
+        world.produce(1, request, 7, -1);
+    }
+    for request in 51..=100 {
+        world.ask(1, request, Op::DeleteRecords { group: world.group, offset: 0 });
+    }
+    world.run();
+    let answers = world.answers(1);
+    let expected =
+        |request| (request, if request <= 50 { Err(ErrorCode::OutOfOrderSequenceNumber) } else { Ok(0) });
+    assert_eq!(answers, (1..=100).map(expected).collect::<Vec<_>>());
+    assert_eq!(last(&mut world), before.next());
+    // What moves the start of the log has an entry of its own.
+    world.ask(1, 101, Op::DeleteRecords { group: world.group, offset: -1 });
+    world.ask(1, 102, Op::DeleteRecords { group: world.group, offset: 0 });
+    world.run();
+    assert_eq!(world.answers(1), [(101, Ok(1)), (102, Ok(1))]);
+    assert_eq!(last(&mut world), LogIndex(before.0 + 3));
 }
 
 #[test]

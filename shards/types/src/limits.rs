@@ -152,6 +152,14 @@ pub const PARTITIONS_MAX: usize = 200_000;
 /// far behind in one frame, in which what moves or is registered still fits.
 pub const METADATA_BYTES_MAX: usize = PEER_FRAME_BYTES_MAX / 4 * 3;
 
+/// Bytes of the metadata as a snapshot beyond which no more replicas are sent elsewhere: higher, so that nodes can be emptied in
+/// a cluster that takes no more topics. What is registered still fits beside it, in a frame and in the reserve of a WAL.
+pub const METADATA_MOVING_BYTES_MAX: usize = METADATA_BYTES_MAX + 1024 * 1024;
+
+/// How long a change of the metadata may keep its client waiting, whatever it asks for. What waits is remembered until then,
+/// though the client may be gone, and no client asks for more by itself (Kafka's `default.api.timeout.ms` is a minute).
+pub const CHANGE_WAIT_MS_MAX: i64 = 300_000;
+
 /// Characters of a topic name (Kafka's `Topic.MAX_NAME_LENGTH`).
 pub const TOPIC_NAME_CHARS_MAX: usize = 249;
 
@@ -162,3 +170,7 @@ const _: () = assert!(WAL_FLUSH_BYTES_MAX >= SEGMENT_CHUNK_BYTES);
 const _: () = assert!(SEGMENT_WRITE_BYTES_MAX >= SEGMENT_CHUNK_BYTES);
 const _: () = assert!(RESPONSE_BYTES_PER_SHARD_MAX >= 2 * FETCH_BYTES_MAX);
 const _: () = assert!(READ_BYTES_UNDER_WAY_MAX >= FETCH_BYTES_MAX);
+const _: () = assert!(METADATA_MOVING_BYTES_MAX < PEER_FRAME_BYTES_MAX);
+// The simulator's WAL is small, and its metadata far smaller.
+const _: () =
+    assert!(cfg!(feature = "tight-limits") || (METADATA_MOVING_BYTES_MAX as u64) < WAL_REWRITE_BYTES_MAX);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use std::collections::HashMap;
 
-use broker::{ActiveProducer, Op, OpResult, Target};
+use broker::{ActiveProducer, MetadataOp, Op, OpResult, Target};
 use metadata::{Command, ConfigResource};
 use protocol::frame::{Request, Response};
 use protocol::messages::delete_records_request::{
@@ -22,6 +22,7 @@ use protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderEpochRequestData, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use protocol::messages::{ErrorCode, kafka_string};
+use types::limits::CHANGE_WAIT_MS_MAX;
 use types::{GroupId, Offset, ProducerId, Term, TopicId};
 
 use crate::world::*;
@@ -404,4 +405,41 @@ fn elections_are_held_where_they_are_needed() {
     world.broker.on_alive(Arc::new([NODE].into()));
     let response = elect(&mut world, UNCLEAN, Some(&[(ORDERS, &[1])]));
     assert_eq!(elected(&response), [(ORDERS.to_owned(), 1, ErrorCode::EligibleLeadersNotAvailable)]);
+}
+
+#[test]
+fn an_election_is_waited_for_once_and_not_for_days() {
+    let mut world = World::new();
+    let group = world.group(ORDERS, 1);
+    world.broker.on_leader(group, Term(6), Some(OTHER_NODE), Arc::default());
+    let named = |partitions: Vec<i32>| TopicPartitions {
+        topic: kafka_string(ORDERS),
+        partitions,
+        ..Default::default()
+    };
+    let request = Request::ElectLeaders(ElectLeadersRequestData {
+        topic_partitions: Some(vec![named(vec![1, 1, 0]), named(vec![1, 2, 0])]),
+        timeout_ms: i32::MAX,
+        ..Default::default()
+    });
+    let longest_us = world.now.after_ms(CHANGE_WAIT_MS_MAX);
+    let Response::ElectLeaders(response) = world.ask_with(2, &request, |world| {
+        assert_eq!(world.ops.len(), 1);
+        world.serve(|op| match op {
+            Op::Metadata(MetadataOp::HandOver { deadline_us, .. }) if *deadline_us == longest_us => {
+                OpResult::Metadata(Err(ErrorCode::RequestTimedOut))
+            }
+            other => panic!("{other:?}"),
+        });
+    }) else {
+        panic!("another response")
+    };
+    assert_eq!(
+        elected(&response),
+        [
+            (ORDERS.to_owned(), 1, ErrorCode::RequestTimedOut),
+            (ORDERS.to_owned(), 0, ErrorCode::ElectionNotNeeded),
+            (ORDERS.to_owned(), 2, ErrorCode::ElectionNotNeeded),
+        ]
+    );
 }

@@ -168,6 +168,21 @@ fn names_restrict_what_is_described() {
 }
 
 #[test]
+fn a_resource_is_described_once_however_often_it_is_named() {
+    let resource = |name: &str| DescribeConfigsResource {
+        resource_type: TOPIC,
+        resource_name: kafka_string(name),
+        ..Default::default()
+    };
+    let resources = [ORDERS, "missing", ORDERS, ORDERS].map(resource).to_vec();
+    let request = DescribeConfigsRequestData { resources, ..Default::default() };
+    let response = World::new().ask(4, &Request::DescribeConfigs(request));
+    let Response::DescribeConfigs(response) = response else { panic!("another response") };
+    let names: Vec<&str> = response.results.iter().map(|result| result.resource_name.as_str()).collect();
+    assert_eq!(names, [ORDERS, "missing"]);
+}
+
+#[test]
 fn brokers_are_described() {
     let settings = [("num.partitions", "6"), ("ssl.keystore.password", "hunter2"), ("log.dirs", "/data")];
     let mut world = World::empty(&settings, 1);

@@ -580,6 +580,26 @@ fn a_session_forgets_and_adds_partitions() {
 }
 
 #[test]
+fn names_that_no_topic_can_have_are_not_remembered() {
+    let mut world = World::new();
+    let long = FetchTopic {
+        topic: kafka_string(&"x".repeat(250)),
+        partitions: vec![partition(0, 0)],
+        ..Default::default()
+    };
+    let mut request = in_session(0, 0, &[partition(0, 0)]);
+    request.topics.push(long.clone());
+    let full = fetch(&mut world, &request, |op| every(op, 1, &records(3)));
+    assert_eq!((full.session_id, full.responses.len()), (0, 2), "it is answered");
+    let session_id = open_session(&mut world);
+    let grown = FetchRequestData { topics: vec![long], ..in_session(session_id, 1, &[]) };
+    for _ in 0..2 {
+        let response = fetch(&mut world, &grown, |op| panic!("nothing is asked for: {op:?}"));
+        assert_eq!(code(response.error_code), ErrorCode::FetchSessionIdNotFound);
+    }
+}
+
+#[test]
 fn partitions_that_gave_records_go_to_the_end_of_their_session() {
     let mut world = World::new();
     let groups: Vec<GroupId> = (0..3).map(|partition| world.group(ORDERS, partition)).collect();

@@ -1,7 +1,7 @@
 //! Requests to coordinators of consumer groups, on their way there and back.
 
 use broker::{GroupOp, Op, OpResult, Target};
-use coordinator::{GroupRequest, GroupResponse};
+use coordinator::{GroupFilter, GroupRequest, GroupResponse};
 use protocol::frame::{Request, Response};
 use protocol::messages::delete_groups_request::DeleteGroupsRequestData;
 use protocol::messages::delete_groups_response::DeletableGroupResult;
@@ -517,4 +517,117 @@ fn whether_there_is_a_group_is_said_even_where_no_offset_can_be_deleted() {
     assert_eq!((code(response.error_code), response.topics.len()), (ErrorCode::NotCoordinator, 0));
     let response = delete_offsets(&mut World::new(), missing, |op| panic!("there is no coordinator: {op:?}"));
     assert_eq!((code(response.error_code), response.topics.len()), (ErrorCode::CoordinatorNotAvailable, 0));
+}
+
+#[test]
+fn a_commit_is_answered_for_each_mention_of_what_does_not_exist() {
+    let missing = || commit_topic("missing", TopicId::ZERO, &[1]);
+    let (asked, response) = commit(&mut world(), 8, vec![missing(), missing()]);
+    let unknown = (1, ErrorCode::UnknownTopicOrPartition);
+    assert_eq!((asked.len(), committed(&response)), (0, vec![vec![unknown, unknown]]));
+}
+
+/// The partitions of a topic in an answer.
+fn answered_partitions(topic: &OffsetFetchResponseTopics) -> Vec<i32> {
+    topic.partitions.iter().map(|partition| partition.partition_index).collect()
+}
+
+#[test]
+fn offsets_are_fetched_once_however_often_a_partition_is_named() {
+    let topic = |name: &str, id: TopicId, partition_indexes: Vec<i32>| OffsetFetchRequestTopics {
+        name: kafka_string(name),
+        topic_id: kafka_uuid(id),
+        partition_indexes,
+        ..Default::default()
+    };
+    let group = |id: &str, topics: Vec<OffsetFetchRequestTopics>| OffsetFetchRequestGroup {
+        group_id: kafka_string(id),
+        topics: Some(topics),
+        ..Default::default()
+    };
+    let zero = TopicId::ZERO;
+    let often = [vec![0; 10_000], vec![1, 0]].concat();
+    let topics =
+        vec![topic(ORDERS, zero, often), topic("other", zero, vec![0]), topic(ORDERS, zero, vec![1, 2, 0])];
+    let groups =
+        vec![group("hello", topics), group("a", Vec::new()), fetch_group("hello", &[("more", zero)])];
+    let answered = fetch_groups(8, groups, coordinator);
+    let shown: Vec<_> = answered.iter().map(|group| group.group_id.as_str()).collect();
+    assert_eq!(shown, ["hello", "a"]);
+    let shown: Vec<_> =
+        answered[0].topics.iter().map(|t| (t.name.as_str(), answered_partitions(t))).collect();
+    assert_eq!(shown, [(ORDERS, vec![0, 1]), ("other", vec![0]), (ORDERS, vec![2])]);
+
+    let topics = [ORDERS_ID, MISSING_ID, ORDERS_ID, MISSING_ID].map(|id| topic("", id, vec![0, 0]));
+    let answered = fetch_groups(10, vec![group("hello", topics.to_vec())], coordinator);
+    let shown: Vec<_> =
+        answered[0].topics.iter().map(|t| (topic_id(t.topic_id), answered_partitions(t))).collect();
+    assert_eq!(shown, [(ORDERS_ID, vec![0]), (MISSING_ID, vec![0])]);
+
+    let topic = OffsetFetchRequestTopic {
+        name: kafka_string(ORDERS),
+        partition_indexes: vec![1; 10_000],
+        ..Default::default()
+    };
+    let topics = Some(vec![topic]);
+    let data = OffsetFetchRequestData { group_id: kafka_string("hello"), topics, ..Default::default() };
+    let Response::OffsetFetch(response) =
+        world().ask_with(7, &Request::OffsetFetch(data), |world| world.serve(coordinator))
+    else {
+        panic!("another response")
+    };
+    assert_eq!(response.topics[0].partitions.len(), 1);
+}
+
+#[test]
+fn a_group_that_is_named_more_than_once_is_described_and_deleted_once() {
+    let groups = ["hello", "a", "hello", "hello"].map(kafka_string).to_vec();
+    let mut asked = Vec::new();
+    let data = DescribeGroupsRequestData { groups: groups.clone(), ..Default::default() };
+    let Response::DescribeGroups(response) = world().ask_with(5, &Request::DescribeGroups(data), |world| {
+        world.serve(|op| {
+            let GroupRequest::DescribeGroup(group_id) = &group_op(op).request else { panic!("{op:?}") };
+            asked.push(group_id.clone());
+            let group = DescribedGroup { group_id: group_id.clone(), ..Default::default() };
+            OpResult::Group(Ok(GroupResponse::DescribeGroup(group)))
+        });
+    }) else {
+        panic!("another response")
+    };
+    let described: Vec<_> = response.groups.iter().map(|group| group.group_id.clone()).collect();
+    let distinct = ["hello", "a"].map(kafka_string);
+    assert_eq!((&asked[..], &described[..]), (&distinct[..], &distinct[..]));
+
+    let data = DeleteGroupsRequestData { groups_names: groups, ..Default::default() };
+    let Response::DeleteGroups(response) = world().ask_with(2, &Request::DeleteGroups(data), |world| {
+        world.serve(|_| OpResult::Group(Err(ErrorCode::NotCoordinator)));
+    }) else {
+        panic!("another response")
+    };
+    let deleted: Vec<_> = response.results.iter().map(|group| group.group_id.clone()).collect();
+    assert_eq!(deleted, distinct);
+}
+
+#[test]
+fn coordinators_are_asked_for_the_groups_of_a_filter_and_not_given_its_lists() {
+    let names = |names: &[&str]| -> Vec<_> { names.iter().map(|name| kafka_string(name)).collect() };
+    let same = GroupFilter::new(&ListGroupsRequestData {
+        states_filter: names(&["Stable", "Empty"]),
+        ..Default::default()
+    });
+    let states_filter = [names(&["no state"; 10_000]), names(&["empty", "stable", "empty"])].concat();
+    let data = ListGroupsRequestData {
+        states_filter,
+        types_filter: names(&["consumer", "Classic"]),
+        ..Default::default()
+    };
+    let mut asked = 0;
+    world().ask_with(5, &Request::ListGroups(data), |world| {
+        world.serve(|op| {
+            assert_eq!(group_op(op).request, GroupRequest::ListGroups(same.clone()));
+            asked += 1;
+            OpResult::Group(Ok(GroupResponse::ListGroups(ListGroupsResponseData::default())))
+        });
+    });
+    assert_eq!(asked, 3);
 }

@@ -93,6 +93,7 @@ fn the_request_says_which_topics() {
     assert_eq!(names(1, Some(vec![])), Vec::<String>::new());
     assert_eq!(names(9, Some(vec![named(ORDERS)])), [ORDERS]);
     assert_eq!(names(12, Some(vec![by_id(ORDERS_ID)])), [ORDERS]);
+    assert_eq!(names(9, Some(vec![named(ORDERS), named("missing"), named(ORDERS)])), [ORDERS, "missing"]);
     let response = ask(&mut world, 12, request(Some(vec![named("__consumer_offsets")])));
     assert!(response.topics[0].is_internal);
 }
@@ -142,7 +143,6 @@ fn asking_for_a_topic_makes_it() {
         [
             ("new".to_owned(), ErrorCode::None, 1),
             ("a b".to_owned(), ErrorCode::InvalidTopicException, 0),
-            ("new".to_owned(), ErrorCode::None, 1),
             ("__transaction_state".to_owned(), ErrorCode::UnknownTopicOrPartition, 0),
             (ORDERS.to_owned(), ErrorCode::None, 3),
             ("newer".to_owned(), ErrorCode::None, 1),
@@ -325,4 +325,29 @@ fn offsets_are_looked_up_by_their_owners() {
             [(0, unknown, -1), (7, unknown, -1), (1, unknown, -1)]
         ]
     );
+}
+
+#[test]
+fn owners_are_asked_once_however_often_a_partition_is_named() {
+    let partition = ListOffsetsPartition { timestamp: -1, ..Default::default() };
+    let topic =
+        ListOffsetsTopic { name: kafka_string(ORDERS), partitions: vec![partition; 3], ..Default::default() };
+    let request = Request::ListOffsets(ListOffsetsRequestData {
+        replica_id: -1,
+        topics: vec![topic.clone(), topic],
+        ..Default::default()
+    });
+    let mut asked = 0;
+    let Response::ListOffsets(response) = World::new().ask_with(7, &request, |world| {
+        world.serve(|_| {
+            asked += 1;
+            OpResult::ListOffsets(Ok((-1, 40, 5)))
+        });
+    }) else {
+        panic!("another response")
+    };
+    let codes: Vec<ErrorCode> =
+        response.topics.iter().flat_map(|topic| &topic.partitions).map(|p| code(p.error_code)).collect();
+    let again = ErrorCode::InvalidRequest;
+    assert_eq!((asked, codes), (1, vec![ErrorCode::None, again, again, again, again, again]));
 }

@@ -2,7 +2,7 @@
 //! UnregisterBroker, AddRaftVoter, RemoveRaftVoter.
 
 use broker::{MetadataOp, Op, OpResult, Quorum, QuorumReplica};
-use metadata::{Applied, Command, ConfigResource};
+use metadata::{Applied, Command, ConfigResource, Endpoint};
 use protocol::frame::{Request, Response};
 use protocol::messages::alter_partition_reassignments_request::{
     AlterPartitionReassignmentsRequestData, ReassignablePartition, ReassignableTopic,
@@ -136,12 +136,36 @@ fn moves_are_refused_partition_by_partition() {
     let twice = alter_request(ORDERS, &[(0, Some(&[2])), (0, Some(&[1]))], true);
     let refused = [(0, ErrorCode::InvalidRequest), (0, ErrorCode::InvalidRequest)];
     assert_eq!(alter_with(&mut world, &twice, nobody), refused);
+    // In two entries of one topic as well.
+    let Request::AlterPartitionReassignments(mut request) = twice else { panic!("another request") };
+    let second = request.topics[0].partitions.split_off(1);
+    request.topics.push(ReassignableTopic { partitions: second, ..request.topics[0].clone() });
+    let apart = Request::AlterPartitionReassignments(request);
+    assert_eq!(alter_with(&mut world, &apart, nobody), refused);
 
     // KIP-860: the others are not hindered.
     let wanted: Wanted = &[(0, Some(&[2])), (1, Some(&[1, 2]))];
     let outcome = alter_with(&mut world, &alter_request(ORDERS, wanted, false), World::serve_metadata);
     assert_eq!(outcome, [(0, ErrorCode::None), (1, ErrorCode::InvalidReplicationFactor)]);
     assert_eq!(moving(&mut world, None), [(0, vec![2, 1], vec![2], vec![1])]);
+}
+
+#[test]
+fn a_long_name_does_not_come_back_with_each_of_its_partitions() {
+    let mut world = World::new();
+    let name = "\u{1}".repeat(32_000);
+    let wanted: Vec<(i32, Option<&[i32]>)> = (0..50_000).map(|index| (index, None)).collect();
+    let Response::AlterPartitionReassignments(response) = world.ask(1, &alter_request(&name, &wanted, true))
+    else {
+        panic!("another response");
+    };
+    let partitions = &response.responses[0].partitions;
+    assert_eq!(partitions.len(), wanted.len());
+    for partition in partitions {
+        assert_eq!(code(partition.error_code), ErrorCode::UnknownTopicOrPartition);
+        let message = partition.error_message.as_ref().expect("it says why").as_str();
+        assert!(message.len() < 300 && message.contains("does not exist"), "{message}");
+    }
 }
 
 #[test]
@@ -266,13 +290,28 @@ fn voters_come_and_go() {
     assert_eq!(add_voter(&mut world, 7, "seven", Some("cluster")), ErrorCode::None);
     assert_eq!(add_voter(&mut world, 7, "seven", None), ErrorCode::DuplicateVoter);
     assert_eq!(add_voter(&mut world, 8, "eight", None), ErrorCode::None);
+    assert_eq!(add_voter(&mut world, NODE.0, "one", None), ErrorCode::None);
     let voters = world.state.image().metadata_replicas();
-    assert_eq!(voters.iter().map(|voter| voter.node.0).collect::<Vec<_>>(), [7, 8]);
+    assert_eq!(voters.iter().map(|voter| voter.node.0).collect::<Vec<_>>(), [1, 7, 8]);
+    // Of them, this node comes.
+    let endpoint = Endpoint { listener: "PLAINTEXT".to_owned(), host: "one".to_owned(), port: 9092 };
+    let registered = world.apply(Command::RegisterBroker {
+        node: NODE,
+        rack: None,
+        endpoints: vec![endpoint],
+        incarnation: 2,
+        directory_id: None,
+        peer: None,
+    });
+    assert_eq!(registered, Applied::BrokerRegistered);
 
     assert_eq!(remove_voter(&mut world, 9, KafkaUuid::ZERO), ErrorCode::VoterNotFound);
     assert_eq!(remove_voter(&mut world, -9, KafkaUuid::ZERO), ErrorCode::VoterNotFound);
     assert_eq!(remove_voter(&mut world, 8, KafkaUuid::ZERO), ErrorCode::None);
-    assert_eq!(remove_voter(&mut world, 7, KafkaUuid::ZERO), ErrorCode::InvalidRequest, "the last one stays");
+    let last = |world: &mut World| remove_voter(world, NODE.0, KafkaUuid::ZERO);
+    assert_eq!(last(&mut world), ErrorCode::InvalidRequest, "the other one never came");
+    assert_eq!(remove_voter(&mut world, 7, KafkaUuid::ZERO), ErrorCode::None);
+    assert_eq!(last(&mut world), ErrorCode::InvalidRequest, "the last one stays");
 }
 
 fn unregister(world: &mut World, broker_id: i32) -> ErrorCode {

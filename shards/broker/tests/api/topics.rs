@@ -200,6 +200,18 @@ fn topics_are_deleted_by_name() {
 }
 
 #[test]
+fn a_long_name_is_told_in_a_short_message() {
+    let state = DeleteTopicState { name: Some(kafka_string(&"\u{1}".repeat(32_000))), ..Default::default() };
+    let request = DeleteTopicsRequestData { topics: vec![state], ..Default::default() };
+    let Response::DeleteTopics(response) = World::new().ask(6, &Request::DeleteTopics(request)) else {
+        panic!("another response")
+    };
+    let topic = &response.responses[0];
+    assert_eq!(code(topic.error_code), ErrorCode::UnknownTopicOrPartition);
+    assert!(topic.error_message.as_ref().is_some_and(|message| message.as_str().len() < 300));
+}
+
+#[test]
 fn topics_are_deleted_by_name_or_id() {
     let mut world = World::new();
     world.create_topic("other", OTHER_ID, &[1]);
@@ -304,7 +316,7 @@ fn partitions_are_only_added_where_they_can_be() {
         (more_partitions("missing", 5, None), ErrorCode::UnknownTopicOrPartition),
         (more_partitions(ORDERS, 3, None), ErrorCode::InvalidPartitions),
         (more_partitions(ORDERS, -1, None), ErrorCode::InvalidPartitions),
-        (more_partitions(ORDERS, i32::MAX, None), ErrorCode::InvalidPartitions),
+        (more_partitions(ORDERS, i32::MAX, None), ErrorCode::PolicyViolation),
         (more_partitions(ORDERS, 4, Some(&[&[1], &[2]])), ErrorCode::InvalidReplicaAssignment),
         (more_partitions(ORDERS, 4, Some(&[&[9]])), ErrorCode::InvalidReplicaAssignment),
         (more_partitions("__consumer_offsets", 4, None), ErrorCode::InvalidTopicException),
@@ -317,6 +329,19 @@ fn partitions_are_only_added_where_they_can_be() {
     let validated = create_partitions(&mut world, true, vec![more_partitions(ORDERS, 4, None)]);
     assert_eq!(validated, [(ORDERS.to_owned(), ErrorCode::None)]);
     assert_eq!(world.state.image().topic(ORDERS).expect("a topic").partitions.len(), 3);
+}
+
+#[test]
+fn too_many_new_partitions_at_once_are_refused_altogether() {
+    let mut world = World::new();
+    world.create_topic("other", OTHER_ID, &[1]);
+    let asked = |count| vec![more_partitions(ORDERS, count, None), more_partitions("other", 5_001, None)];
+    let refused = |name: &str| (name.to_owned(), ErrorCode::PolicyViolation);
+    assert_eq!(create_partitions(&mut world, false, asked(5_004)), [refused(ORDERS), refused("other")]);
+    assert_eq!(world.state.image().partition_count(), 4);
+    let made = |name: &str| (name.to_owned(), ErrorCode::None);
+    assert_eq!(create_partitions(&mut world, false, asked(5_003)), [made(ORDERS), made("other")]);
+    assert_eq!(world.state.image().partition_count(), 10_004);
 }
 
 fn pages(

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use coordinator::*;
@@ -142,7 +143,7 @@ impl World {
         let client = self.client(who).clone();
         self.waiting.insert(token, (who.to_owned(), client));
         let context =
-            RequestContext { api_version, client_id: who.to_owned(), client_host: format!("/{who}") };
+            RequestContext { api_version, client_id: who.into(), client_host: format!("/{who}").into() };
         let mut actions = Vec::new();
         self.coordinator.on_request(self.now, token, &context, request, &mut actions);
         self.perform(actions);
@@ -421,7 +422,8 @@ impl World {
             }
             "delete-topic" => {
                 let mut actions = Vec::new();
-                self.coordinator.on_topic_deleted(self.now, who, &mut actions);
+                let topics = who.split(',').map(Arc::from).collect();
+                self.coordinator.on_topics_deleted(self.now, &topics, &mut actions);
                 self.perform(actions);
             }
             "forget" => *self.client(who) = Client::default(),
@@ -556,11 +558,11 @@ impl World {
                 require_stable: options.contains_key("stable"),
             },
             "describe" => GroupRequest::DescribeGroup(group),
-            "list" => GroupRequest::ListGroups(ListGroupsRequestData {
+            "list" => GroupRequest::ListGroups(GroupFilter::new(&ListGroupsRequestData {
                 states_filter: options.get("state").map(|state| kafka(state)).into_iter().collect(),
                 types_filter: options.get("type").map(|name| kafka(name)).into_iter().collect(),
                 ..Default::default()
-            }),
+            })),
             "delete" => GroupRequest::DeleteGroup(group),
             "delete-offsets" => GroupRequest::OffsetDelete(OffsetDeleteRequestData {
                 group_id: group,

@@ -1,0 +1,222 @@
+//! Offsets that a coordinator of a shard keeps, and when they go.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use broker::{BrokerConfig, GroupOp, Op, OpResult, OpToken};
+use coordinator::{GroupConfig, GroupRequest, GroupResponse, RequestContext};
+use log::wal::{FILE_SEQUENCE_FIRST, FLUSH_SEQUENCE_FIRST, FileLedger, Recovered};
+use metadata::{Command, Endpoint, MetadataState, PartitionSpec, StaticSettings};
+use protocol::messages::offset_commit_request::{
+    OffsetCommitRequestData, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use protocol::messages::{ErrorCode, kafka_string};
+use shard::{Effect, Event, Registration, Shard, ShardConfig, ShardMessage};
+use types::{DirectoryId, GroupId, LogIndex, NodeId, Now, ShardId, ShardLayout, TopicId};
+
+const NODE: NodeId = NodeId(1);
+const METADATA: ShardId = ShardId(0);
+const NOW: Now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
+
+/// The shard with the only coordinator of the only node.
+struct World {
+    metadata: MetadataState,
+    shard: Shard,
+    unwritten: Option<u64>,
+    answers: Vec<OpResult>,
+}
+
+impl World {
+    /// With these topics beside that of the offsets.
+    fn new(topics: &[&str]) -> World {
+        let broker = BrokerConfig {
+            node: NODE,
+            incarnation: 1,
+            layout: ShardLayout::new(1, true),
+            offsets_topic_partitions: 1,
+            offsets_topic_replication: 1,
+            reads_in_rack: false,
+            producer_id_expiration_ms: 86_400_000,
+            retention_check_interval_ms: 300_000,
+            log_dir: "/data".to_owned(),
+            groups: GroupConfig::default(),
+        };
+        let endpoint =
+            Endpoint { listener: "PLAINTEXT".to_owned(), host: "localhost".to_owned(), port: 9_092 };
+        let config = ShardConfig {
+            shard: ShardId(1),
+            broker: Arc::new(broker),
+            settings: StaticSettings::default(),
+            registration: Registration {
+                node: NODE,
+                rack: None,
+                endpoint: endpoint.clone(),
+                incarnation: 1,
+                peer: None,
+                directory_id: DirectoryId([1; 16]),
+                new_cluster_id: "test".to_owned(),
+            },
+            peers: Vec::new(),
+            first_voters: vec![NODE],
+            is_clustered: false,
+            move_bytes_per_second_max: 1 << 30,
+            shares_out: true,
+            may_begin_cluster: true,
+            replica_lag_ms_max: 30_000,
+            leader_balance_interval_ms: None,
+            seed: 1,
+        };
+        let recovered = Recovered {
+            groups: BTreeMap::new(),
+            next_file_sequence: FILE_SEQUENCE_FIRST,
+            next_flush_sequence: FLUSH_SEQUENCE_FIRST,
+            files: Vec::new(),
+            ledger: FileLedger::new(),
+        };
+        let mut effects = Vec::new();
+        let shard = Shard::new(config, recovered, NOW, &mut effects);
+        let metadata = MetadataState::new(StaticSettings::default());
+        let mut world = World { metadata, shard, unwritten: None, answers: Vec::new() };
+        world.carry_out(effects);
+        world.apply(Command::RegisterBroker {
+            node: NODE,
+            rack: None,
+            endpoints: vec![endpoint],
+            incarnation: 1,
+            directory_id: None,
+            peer: None,
+        });
+        for (number, name) in (1..).zip([metadata::CONSUMER_OFFSETS_TOPIC].iter().chain(topics)) {
+            world.apply(Command::CreateTopic {
+                name: (*name).to_owned(),
+                id: TopicId([number; 16]),
+                partitions: vec![PartitionSpec { replicas: vec![NODE] }],
+                configs: Vec::new(),
+            });
+        }
+        world.tell_image();
+        world
+    }
+
+    fn apply(&mut self, command: Command) {
+        self.metadata.apply(LogIndex(self.metadata.applied().0 + 1), command);
+    }
+
+    /// The shard hears of all that was changed, at once.
+    fn tell_image(&mut self) {
+        let image = self.metadata.image();
+        self.message(ShardMessage::Image(image));
+    }
+
+    fn message(&mut self, message: ShardMessage) {
+        self.step(Event::FromShard { from: METADATA, message });
+        self.run();
+    }
+
+    fn step(&mut self, event: Event) {
+        let mut effects = Vec::new();
+        self.shard.step(NOW, event, &mut effects);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::CreateWalFile { file } => self.step(Event::WalFileReady { file, result: Ok(()) }),
+                Effect::WriteWal { number, .. } => self.unwritten = Some(number),
+                Effect::SendToShard { message: ShardMessage::OpDone { result, .. }, .. } => {
+                    self.answers.push(result);
+                }
+                Effect::Fatal(reason) => panic!("the node ends: {reason}"),
+                _ => {}
+            }
+        }
+    }
+
+    fn run(&mut self) {
+        self.step(Event::TurnEnded);
+        while let Some(flush) = self.unwritten.take() {
+            self.step(Event::WalFlushed { flush });
+            self.step(Event::TurnEnded);
+        }
+    }
+
+    fn ask(&mut self, request: GroupRequest) -> GroupResponse {
+        let image = self.metadata.image();
+        let group: GroupId =
+            image.topic(metadata::CONSUMER_OFFSETS_TOPIC).expect("it was made").partitions[0].group;
+        let op = Op::Group(GroupOp { group, context: RequestContext::default(), request });
+        self.message(ShardMessage::Op { token: OpToken { request: 1, part: 0 }, op });
+        match self.answers.pop() {
+            Some(OpResult::Group(Ok(response))) => response,
+            other => panic!("no answer of a coordinator: {other:?}"),
+        }
+    }
+
+    /// Commits offsets of these topics, each of the same partitions.
+    fn commit(&mut self, group: &str, topics: &[&str], partitions: i32) {
+        let partitions = (0..partitions).map(|partition_index| OffsetCommitRequestPartition {
+            partition_index,
+            committed_offset: 7,
+            ..Default::default()
+        });
+        let partitions: Vec<_> = partitions.collect();
+        let topic = |name: &&str| OffsetCommitRequestTopic {
+            name: kafka_string(name),
+            partitions: partitions.clone(),
+            ..Default::default()
+        };
+        let answer = self.ask(GroupRequest::OffsetCommit(OffsetCommitRequestData {
+            group_id: kafka_string(group),
+            generation_id_or_member_epoch: -1,
+            retention_time_ms: -1,
+            topics: topics.iter().map(topic).collect(),
+            ..Default::default()
+        }));
+        let GroupResponse::OffsetCommit(response) = answer else { panic!("another answer: {answer:?}") };
+        let errors = response.topics.iter().flat_map(|topic| &topic.partitions).map(|p| p.error_code);
+        assert!(errors.into_iter().all(|error| error == ErrorCode::None.code()));
+    }
+
+    /// The topics that a group has offsets of, and how many of each.
+    fn offsets(&mut self, group: &str) -> Vec<(String, usize)> {
+        let group =
+            OffsetFetchRequestGroup { group_id: kafka_string(group), topics: None, ..Default::default() };
+        let answer = self.ask(GroupRequest::OffsetFetch { group, require_stable: true });
+        let GroupResponse::OffsetFetch(group) = answer else { panic!("another answer: {answer:?}") };
+        group.topics.iter().map(|topic| (topic.name.to_string(), topic.partitions.len())).collect()
+    }
+}
+
+#[test]
+fn the_offsets_of_all_topics_that_an_image_lacks_are_removed() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.commit("group", &["a", "b", "c"], 3);
+    world.commit("other", &["b"], 1);
+    for number in [2, 3] {
+        world.apply(Command::DeleteTopic { id: TopicId([number; 16]) });
+    }
+    world.tell_image();
+    assert_eq!(world.offsets("group"), [("c".to_owned(), 3)]);
+    assert_eq!(world.offsets("other"), []);
+    // Those of a topic of an earlier deletion are of another one by now.
+    world.commit("group", &["a"], 2);
+    world.apply(Command::DeleteTopic { id: TopicId([4; 16]) });
+    world.tell_image();
+    assert_eq!(world.offsets("group"), [("a".to_owned(), 2)]);
+}
+
+#[test]
+fn a_group_of_more_offsets_than_a_batch_takes_is_deleted_as_a_whole() {
+    let mut world = World::new(&["a"]);
+    let group = "g".repeat(i16::MAX as usize);
+    // 500 of them fill a batch.
+    world.commit(&group, &["a"], 400);
+    world.commit(&group, &["b"], 400);
+    assert_eq!(world.offsets(&group), [("a".to_owned(), 400), ("b".to_owned(), 400)]);
+    let answer = world.ask(GroupRequest::DeleteGroup(kafka_string(&group)));
+    let GroupResponse::DeleteGroup(deleted) = answer else { panic!("another answer: {answer:?}") };
+    assert_eq!(deleted.error_code, ErrorCode::None.code());
+    assert_eq!(world.offsets(&group), []);
+}
