@@ -23,10 +23,13 @@ pub(crate) const GROUP: i8 = 32;
 
 pub(crate) fn describe(state: &State, request: DescribeConfigsRequestData) -> Step {
     let shown = Shown { synonyms: request.include_synonyms, documentation: request.include_documentation };
-    // Each once: an answer can be thousands of times as long as the question.
+    // Each question once: an answer can be thousands of times as long.
     let mut seen = HashSet::new();
     let mut resources = request.resources;
-    resources.retain(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())));
+    resources.retain(|resource| {
+        let DescribeConfigsResource { resource_type, resource_name, configuration_keys, .. } = resource;
+        seen.insert((*resource_type, resource_name.clone(), configuration_keys.clone()))
+    });
     let results = resources.into_iter().map(|resource| describe_resource(state, resource, shown));
     let results = results.collect();
     Step::Reply(Response::DescribeConfigs(DescribeConfigsResponseData { results, ..Default::default() }))

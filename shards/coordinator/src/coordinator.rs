@@ -241,9 +241,10 @@ impl GroupCoordinator {
             }
             // What was not written is found again by the next check.
             PendingWrite::Cleanup { .. } if result.is_err() => {}
-            PendingWrite::Cleanup { groups, expired } => {
+            PendingWrite::Cleanup { groups, expired, topics_left } => {
                 self.counts.offsets_expired += expired;
                 groups.iter().for_each(|group| self.forget_deleted(group));
+                self.on_topics_deleted(now, &topics_left, actions);
             }
         }
     }

@@ -28,8 +28,9 @@ pub(crate) enum PendingWrite {
     /// A group that a client deletes, with its offsets. Those of a large one take several writes, one after the other, and
     /// the group goes with the last.
     DeleteGroup { token: RequestToken, group: Arc<str>, offsets: u64, is_last: bool },
-    /// Offsets that nobody needs any more, and groups that are left without any.
-    Cleanup { groups: Vec<Arc<str>>, expired: u64 },
+    /// Offsets that nobody needs any more, and groups that are left without any. Once it is written, more offsets of these
+    /// deleted topics go.
+    Cleanup { groups: Vec<Arc<str>>, expired: u64, topics_left: BTreeSet<Arc<str>> },
 }
 
 /// A LeaveGroup that waits for the record of the empty group.

@@ -316,7 +316,7 @@ impl GroupCoordinator {
     }
 
     /// Topics were deleted: deletes the offsets committed for them, whoever is subscribed. Does nothing when not active.
-    /// Offsets stay whose write fails, and those beyond what is written at once: the caller asks
+    /// What is beyond one step follows when that is written. Offsets stay whose write fails: the caller asks
     /// [`GroupCoordinator::topics_with_offsets`] later and tries again.
     pub fn on_topics_deleted(&mut self, now: Now, topics: &BTreeSet<Arc<str>>, actions: &mut Vec<Action>) {
         if !self.is_active() {
@@ -330,9 +330,13 @@ impl GroupCoordinator {
                 break;
             }
         }
+        let mut topics_left = if doomed.is_full() { topics.clone() } else { BTreeSet::new() };
+        let writes = doomed.into_writes();
+        let last = writes.len().saturating_sub(1);
         let mut env = self.env(now, actions);
-        for write in doomed.into_writes() {
-            env.append(write.records, PendingWrite::Cleanup { groups: Vec::new(), expired: 0 });
+        for (number, write) in writes.into_iter().enumerate() {
+            let topics_left = if number == last { std::mem::take(&mut topics_left) } else { BTreeSet::new() };
+            env.append(write.records, PendingWrite::Cleanup { groups: Vec::new(), expired: 0, topics_left });
         }
     }
 
@@ -368,7 +372,8 @@ impl GroupCoordinator {
         }
         let mut env = self.env(now, actions);
         for TombstoneWrite { records, groups, offsets } in doomed.into_writes() {
-            env.append(records, PendingWrite::Cleanup { groups, expired: offsets });
+            let topics_left = BTreeSet::new();
+            env.append(records, PendingWrite::Cleanup { groups, expired: offsets, topics_left });
         }
         self.arm_expiry(now);
     }

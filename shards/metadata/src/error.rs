@@ -63,7 +63,9 @@ pub enum MetadataError {
     #[error("node {0} is no voter")]
     VoterNotFound(NodeId),
     /// The metadata group would have nobody left, or only nodes that never came.
-    #[error("node {0} is the last voter that has joined the cluster")]
+    #[error(
+        "node {0} is the last voter that has joined the cluster: one that was added, or removed and added again, joins when it is started"
+    )]
     LastVoter(NodeId),
     /// The broker holds replicas, which would be lost with it.
     #[error("broker {node} holds {replicas} replicas: move them first (`chronik-server cluster drain`)")]

@@ -81,9 +81,11 @@ impl Partition {
     /// What it takes of a snapshot at most; never more once a move is complete than while it is under way.
     pub(crate) fn snapshot_bytes(&self) -> usize {
         let replicas = self.replicas.len();
+        // As if it were as long as the replicas: then a decision that is taken back takes no more.
+        let target = self.target().map_or(0, |target| target.len().max(replicas));
         let members = self.moves.as_ref().map_or(0, |moves| moves.members.len());
         new_partition_bytes(replicas)
-            + TARGET_BYTES * self.target().map_or(0, <[NodeId]>::len)
+            + TARGET_BYTES * target
             + MEMBER_BYTES * members.saturating_sub(replicas)
     }
 

@@ -7,8 +7,8 @@ use types::{NodeId, PartitionIndex};
 use crate::command::Reassignment;
 use crate::error::MetadataError;
 use crate::image::{MetadataImage, Topic};
-use crate::partition::Partition;
-use crate::plan::check_moving_bytes;
+use crate::partition::{Partition, new_partition_bytes};
+use crate::plan::{check_bytes, check_moving_bytes};
 use crate::rebalance::{PlacedPartition, PlanBroker, plan_rebalance};
 
 /// Plans where the replicas of the partitions of one request are to be, each with regard to those before it. No partition is
@@ -18,12 +18,14 @@ pub struct ReassignmentPlanner<'a> {
     may_change_factor: bool,
     /// What the partitions planned so far add to the metadata.
     bytes: usize,
+    /// What of it stays when the moves are complete.
+    lasting_bytes: usize,
 }
 
 impl<'a> ReassignmentPlanner<'a> {
     /// A planner for one request, which says whether partitions may get more or fewer replicas (KIP-860).
     pub fn new(image: &'a MetadataImage, may_change_factor: bool) -> ReassignmentPlanner<'a> {
-        ReassignmentPlanner { image, may_change_factor, bytes: 0 }
+        ReassignmentPlanner { image, may_change_factor, bytes: 0, lasting_bytes: 0 }
     }
 
     /// Plans where the replicas of one partition are to be; `None` takes back the move that is under way (KIP-455).
@@ -72,17 +74,21 @@ impl<'a> ReassignmentPlanner<'a> {
         let decided = partition.reassigned(replicas.unwrap_or(&partition.replicas), None);
         let after = decided.map_or(0, |decided| decided.snapshot_bytes());
         let added = after.saturating_sub(partition.snapshot_bytes());
-        if added > 0 {
-            check_moving_bytes(self.image, self.bytes + added)?;
-            self.bytes += added;
-        }
+        let held = partition.replicas.len().max(partition.wanted_brokers().len());
+        let wanted = replicas.map_or(0, <[NodeId]>::len);
+        let lasting = new_partition_bytes(wanted).saturating_sub(new_partition_bytes(held));
+        // More replicas than before are no move: the room that is kept for moves is not for them.
+        check_bytes(self.image, if lasting > 0 { self.lasting_bytes + lasting } else { 0 })?;
+        check_moving_bytes(self.image, if added > 0 { self.bytes + added } else { 0 })?;
+        self.bytes += added;
+        self.lasting_bytes += lasting;
         Ok(())
     }
 }
 
-/// Plans the next `most` moves by which brokers that have joined get their share; none where replicas lie evenly, or the metadata
-/// have no room. Internal topics move too.
-pub fn plan_share(image: &MetadataImage, most: usize) -> Vec<Reassignment> {
+/// Plans the next `most` moves by which brokers that have joined get their share; no moves where replicas lie evenly, `None` where
+/// the metadata have no room for any. Internal topics move too.
+pub fn plan_share(image: &MetadataImage, most: usize) -> Option<Vec<Reassignment>> {
     let brokers: Vec<PlanBroker> = image
         .brokers()
         .map(|broker| PlanBroker {
@@ -102,12 +108,14 @@ pub fn plan_share(image: &MetadataImage, most: usize) -> Vec<Reassignment> {
         })
         .collect();
     let mut planner = ReassignmentPlanner::new(image, true);
-    let moves = plan_rebalance(&brokers, &partitions).into_iter().take(most);
-    let decided = moves.map_while(|moved| {
+    let moves = plan_rebalance(&brokers, &partitions);
+    let is_even = moves.is_empty();
+    let decided = moves.into_iter().take(most).map_while(|moved| {
         let topic = image.topic(&moved.topic).expect("the plan is made of what is there");
         planner.plan(topic, moved.index, Some(&moved.replicas)).ok()
     });
-    decided.collect()
+    let decided: Vec<Reassignment> = decided.collect();
+    (is_even || !decided.is_empty()).then_some(decided)
 }
 
 fn check_brokers(image: &MetadataImage, replicas: &[NodeId]) -> Result<(), MetadataError> {
@@ -138,33 +146,40 @@ mod tests {
     #[test]
     fn metadata_that_could_not_be_sent_whole_do_not_grow_by_moves() {
         let mut state = state_with_racks(&[BROKERS as usize]);
+        let here: Vec<NodeId> = (1..=BROKERS / 2).map(NodeId).collect();
+        let there: Vec<NodeId> = (BROKERS / 2 + 1..=BROKERS).map(NodeId).collect();
         let create = |name: &str, id: u8, partitions: usize, config_bytes: usize| Command::CreateTopic {
             name: name.to_owned(),
             id: TopicId([id; 16]),
-            partitions: vec![PartitionSpec { replicas: vec![NodeId(1)] }; partitions],
+            partitions: vec![PartitionSpec { replicas: here.clone() }; partitions],
             configs: vec![("name".to_owned(), "x".repeat(config_bytes))],
         };
-        assert!(matches!(apply(&mut state, create("moved", 1, 2_000, 0)), Applied::TopicCreated { .. }));
+        assert!(matches!(apply(&mut state, create("moved", 1, 4_000, 0)), Applied::TopicCreated { .. }));
         let room = METADATA_BYTES_MAX - state.image().snapshot_bytes();
-        let filler = create("filler", 2, 1, room - 1_000);
+        let filler = create("filler", 2, 1, room - 2_000);
         assert!(matches!(apply(&mut state, filler), Applied::TopicCreated { .. }));
 
         let image = state.image();
         let topic = image.topic("moved").expect("it was made");
-        let everywhere: Vec<NodeId> = (1..=BROKERS).map(NodeId).collect();
-        let indexes = || (0..2_000).map(PartitionIndex);
+        let indexes = || (0..4_000).map(PartitionIndex);
         let mut planner = ReassignmentPlanner::new(&image, true);
-        let planned: Vec<_> = indexes().map(|index| planner.plan(topic, index, Some(&everywhere))).collect();
+        let planned: Vec<_> = indexes().map(|index| planner.plan(topic, index, Some(&there))).collect();
         let partitions: Vec<Reassignment> = planned.iter().flatten().cloned().collect();
-        assert!((1_000..1_500).contains(&partitions.len()), "{}", partitions.len());
+        assert!((2_000..2_700).contains(&partitions.len()), "{}", partitions.len());
         let refused = &planned[partitions.len()..];
         assert!(refused.iter().all(|planned| *planned == Err(MetadataError::TooLarge)));
-        let last = PartitionIndex(1_999);
-        assert!(planner.plan(topic, last, Some(&[NodeId(1)])).is_ok(), "where it is, it takes no room");
+        let last = PartitionIndex(3_999);
+        assert!(planner.plan(topic, last, Some(&here)).is_ok(), "where it is, it takes no room");
+
+        // What is kept for moves is not used up by more replicas.
+        let everywhere: Vec<NodeId> = (1..=BROKERS).map(NodeId).collect();
+        let mut planner = ReassignmentPlanner::new(&image, true);
+        let raised = indexes().take_while(|index| planner.plan(topic, *index, Some(&everywhere)).is_ok());
+        assert!((1..10).contains(&raised.count()));
 
         // Another request was planned at the same time, for other partitions.
-        let replicas = Some(everywhere.clone());
-        let others = topic.partitions[1_500..]
+        let replicas = Some(there.clone());
+        let others = topic.partitions[2_700..]
             .iter()
             .map(|partition| Reassignment { group: partition.group, replicas: replicas.clone() });
         let other = Command::Reassign { partitions: others.collect() };
@@ -177,7 +192,7 @@ mod tests {
         let image = state.image();
         let topic = image.topic("moved").expect("it was made");
         let mut planner = ReassignmentPlanner::new(&image, true);
-        assert_eq!(planner.plan(topic, last, Some(&everywhere)), Err(MetadataError::TooLarge));
+        assert_eq!(planner.plan(topic, last, Some(&there)), Err(MetadataError::TooLarge));
         let back = indexes().map_while(|index| planner.plan(topic, index, None).ok()).collect();
         assert_eq!(apply(&mut state, Command::Reassign { partitions: back }), Applied::Reassigned);
         let moving = topic.partitions.iter().filter(|partition| partition.is_moving());

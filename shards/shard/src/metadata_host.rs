@@ -8,7 +8,7 @@ use bytes::Bytes;
 use log::wal::Entry;
 use metadata::{Applied, Command, MetadataImage, MetadataState, StaticSettings};
 use protocol::messages::ErrorCode;
-use types::limits::METADATA_CHECKPOINT_BYTES;
+use types::limits::{METADATA_CHECKPOINT_BYTES, PARTITIONS_MAX};
 use types::{DirectoryId, GroupId, LogIndex, NodeId, Now, Term};
 
 use crate::event::LeaderChange;
@@ -17,9 +17,9 @@ use crate::partition_host::{Answer, Asker};
 /// Changes that wait for a leader of the metadata group, or for its answer. More are refused.
 const CHANGES_WAITING_MAX: usize = 1_000;
 
-/// Hand-overs that are waited for; all that a node of a large cluster gets back are asked for at once. Of more, nobody here
-/// says whether they came about.
-const HAND_OVERS_WAITING_MAX: usize = 10_000;
+/// Hand-overs that are waited for: all that there can be may be asked for at once. Of more, nobody here says whether they came
+/// about.
+const HAND_OVERS_WAITING_MAX: usize = PARTITIONS_MAX;
 
 /// Between two attempts of this node to register.
 const REGISTRATION_INTERVAL_MS: i64 = 500;

@@ -101,7 +101,7 @@ impl Shard {
         if !is_settled {
             return;
         }
-        let partitions = metadata::plan_share(&image, SHARED_MOVES_MAX);
+        let Some(partitions) = metadata::plan_share(&image, SHARED_MOVES_MAX) else { return };
         let command = match partitions.is_empty() {
             true => Command::FinishRebalance,
             false => Command::Reassign { partitions },
