@@ -28,7 +28,7 @@ pub(crate) fn handle(state: &State, info: RequestInfo<'_>, request: DeleteRecord
         asked.topic(topic.name.clone(), TopicId::ZERO);
         for partition in topic.partitions {
             let op = plan(state, topic.name.as_str(), partition.partition_index, partition.offset);
-            asked.partition(partition.partition_index, op);
+            asked.question(partition.partition_index, op);
         }
     }
     asked.gather(Some(info.now.after_ms(request.timeout_ms.into())), |_, topics| {

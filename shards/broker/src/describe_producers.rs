@@ -23,7 +23,7 @@ pub(crate) fn handle(state: &State, request: DescribeProducersRequestData) -> St
     for topic in request.topics {
         asked.topic(topic.name.clone(), TopicId::ZERO);
         for index in topic.partition_indexes {
-            asked.partition(index, plan(state, topic.name.as_str(), index));
+            asked.question(index, plan(state, topic.name.as_str(), index));
         }
     }
     asked.gather(None, |_, topics| {

@@ -31,7 +31,7 @@ pub(crate) fn handle(state: &State, info: RequestInfo<'_>, request: ListOffsetsR
                 };
                 (Target::Group(located.group), Op::ListOffsets(op))
             });
-            asked.partition(partition.partition_index, op.map_err(Into::into));
+            asked.question(partition.partition_index, op.map_err(Into::into));
         }
     }
     asked.gather(None, move |_, topics| {

@@ -21,7 +21,7 @@ pub(crate) fn handle(state: &State, request: OffsetForLeaderEpochRequestData) ->
     for topic in request.topics {
         asked.topic(topic.topic.clone(), TopicId::ZERO);
         for partition in topic.partitions {
-            asked.partition(partition.partition, plan(state, topic.topic.as_str(), &partition));
+            asked.question(partition.partition, plan(state, topic.topic.as_str(), &partition));
         }
     }
     asked.gather(None, |_, topics| {

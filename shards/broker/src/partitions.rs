@@ -16,7 +16,8 @@ use crate::step::{Gather, RequestInfo, Step};
 pub(crate) struct PartitionRequests {
     topics: Vec<RequestedTopic>,
     ops: Vec<(Target, Op)>,
-    targets: HashSet<Target>,
+    /// Whom a question is for.
+    asked: HashSet<Target>,
 }
 
 /// A topic's name or id, and the refusals of its partitions by their number; `None` where an owner is asked.
@@ -41,13 +42,8 @@ impl PartitionRequests {
         self.topics.push((name, id, Vec::new()));
     }
 
-    /// The next partition of the last topic. Its owner is asked once, however often the client names it, which costs the client
-    /// a few bytes each time and could cost us a walk through a batch and a long answer.
+    /// The next partition of the last topic.
     pub(crate) fn partition(&mut self, index: i32, op: Result<(Target, Op), PartitionError>) {
-        let op = op.and_then(|(target, op)| match self.targets.insert(target) {
-            true => Ok((target, op)),
-            false => Err(ErrorCode::InvalidRequest.into()),
-        });
         let (_, _, partitions) = self.topics.last_mut().expect("a partition follows its topic");
         match op {
             Ok(op) => {
@@ -56,6 +52,16 @@ impl PartitionRequests {
             }
             Err(error) => partitions.push((index, Some(error))),
         }
+    }
+
+    /// The same for a question. The owner is asked once, however often the client names the partition, which costs the client
+    /// a few bytes each time and could cost us a walk through a batch and a long answer.
+    pub(crate) fn question(&mut self, index: i32, op: Result<(Target, Op), PartitionError>) {
+        let op = op.and_then(|(target, op)| match self.asked.insert(target) {
+            true => Ok((target, op)),
+            false => Err(ErrorCode::InvalidRequest.into()),
+        });
+        self.partition(index, op);
     }
 
     /// Asks the owners and goes on with their answers. Owners always answer in the end; a deadline is for
