@@ -88,7 +88,7 @@ pub struct GlobalOptions {
     /// A broker setting by Kafka's name; may be repeated. CHRONIK_SET takes several, separated by semicolons
     #[arg(long = "set", value_name = "NAME=VALUE", global = true)]
     pub set: Vec<String>,
-    /// The broker that topic, cluster, produce and consume talk to [default: localhost and the Kafka port]
+    /// Brokers for topic, cluster, produce and consume, separated by commas; the first that answers is asked [default: localhost and the Kafka port]
     #[arg(long, value_name = "HOST:PORT", env = "CHRONIK_BOOTSTRAP_SERVER", global = true)]
     pub bootstrap_server: Option<String>,
     /// The address to listen on for other brokers (raft-cluster) [default: the bind address and the Kafka port + 100]
@@ -132,12 +132,12 @@ pub enum Command {
     Standalone,
     /// Run one broker of a cluster
     RaftCluster,
-    /// Run a whole cluster on this machine, on free ports, for trying it out; of the options of a broker it takes --data-dir,
-    /// --shards, --set and those of the log
+    /// Run a whole cluster on this machine, on free ports, for trying it out; of the options of a broker it takes --config,
+    /// --data-dir, --shards, --set and those of the log
     Local(LocalOptions),
     /// Print the version
     Version,
-    /// Create, list, describe and delete topics
+    /// Create, list, describe, alter and delete topics
     #[command(subcommand)]
     Topic(TopicCommand),
     /// Show how a running cluster is, and change its nodes and where replicas are

@@ -113,7 +113,7 @@ pub enum StartError {
     },
     /// The kernel does not give io_uring.
     #[error(
-        "io_uring is not available ({source}): allow it in the container's seccomp profile, set sysctl kernel.io_uring_disabled=0, and run Linux 5.8 or newer"
+        "io_uring is not available ({source}): allow it in the container's seccomp profile, set sysctl kernel.io_uring_disabled=0, and run Linux 5.11 or newer"
     )]
     NoIoUring {
         /// The system's reason.
@@ -129,7 +129,7 @@ pub enum StartError {
     },
     /// A WAL cannot be recovered. Nothing was deleted.
     #[error(
-        "the WAL of shard {shard} in {path} cannot be recovered: {source}; restore the disk, or empty this node's data directory and let it catch up from its peers"
+        "the WAL of shard {shard} in {path} cannot be recovered: {source}; restore the disk; in a cluster, `chronik-server cluster replace-node` lets this node begin again, empty, with --join"
     )]
     Recovery {
         /// The shard's number in the data directory.
