@@ -241,12 +241,7 @@ impl Shard {
         found.is_connected = true;
         let hears_you = found.is_heard(now);
         self.peers.send(peer, &PeerMessage::Beat { hears_you }, &mut self.effects);
-        for (group, hosted) in &mut self.hosted {
-            if hosted.raft.is_leader() && hosted.raft.has_member(peer) {
-                hosted.raft.on_peer_connected(peer);
-                self.dirty.insert(*group);
-            }
-        }
+        self.look_at_replicas(peer);
         self.tell_leaders(peer);
         self.submit_waiting_changes();
         self.restart_pulls(now, peer);
@@ -264,8 +259,20 @@ impl Shard {
         self.on_proposals_lost(peer);
     }
 
-    /// Whatever the peer's groups said before may be lost in part: their followers here wait for a new word.
+    /// Leaders here look how far their replicas on a node are.
+    fn look_at_replicas(&mut self, peer: NodeId) {
+        for (group, hosted) in &mut self.hosted {
+            if hosted.raft.is_leader() && hosted.raft.has_member(peer) {
+                hosted.raft.on_peer_connected(peer);
+                self.dirty.insert(*group);
+            }
+        }
+    }
+
+    /// Whatever the peer's groups said before may be lost in part: their followers here wait for a new word, and leaders do not wait
+    /// for what was answered before, such as that a snapshot is taken over.
     pub(crate) fn on_peer_joined(&mut self, now: Now, peer: NodeId) {
+        self.look_at_replicas(peer);
         let followed: Vec<GroupId> = self
             .hosted
             .iter_mut()

@@ -50,6 +50,11 @@ const REGRESSIONS: &[(u64, usize, &str)] = &[
     (10_217, 3, "a leader that was elected before it had applied that it is out refused everything for ever"),
     (14_441, 3, "files that a crash had left stayed where the records in them had expired"),
     (4_072, 3, "the only voter of a group was elected before its log was durable, which ends the process"),
+    (
+        15_219,
+        3,
+        "a leader waited for ever for the word of a snapshot that was lost with the connection of its follower",
+    ),
     (8_159, 3, "a batch whose count of offsets had rotted was taken for one that readers may not see yet"),
 ];
 
