@@ -151,7 +151,8 @@ impl Injector<'_> {
             Step::SetClock(role) => self.set_clock(role),
             Step::CatchUp => self.catch_up(),
             Step::Reassign => self.reassign(),
-            Step::Replace(role) => self.replace(role),
+            Step::Replace(role) => self.replace(role, None),
+            Step::Refill => self.replace(Role::Follower, Some(SLOWDOWN_MAX)),
             Step::FreshTopics => self.fresh_topics(),
         }
     }
@@ -302,7 +303,8 @@ impl Injector<'_> {
         Ok(())
     }
 
-    /// Two lines in the history: the absence, and what it costs the others that it ends.
+    /// Three lines in the history: the absence, the start, which costs the nodes of one machine what it would cost one alone, and
+    /// what it costs the others that the follower catches up.
     fn catch_up(&mut self) -> Result<(), LoadtestError> {
         let target = self.target(Role::Follower);
         let nodes = vec![target.node];
@@ -313,9 +315,12 @@ impl Injector<'_> {
         bulk.join()?;
         self.end(away);
         self.hold_at_random(QUIET_MS)?;
+        let start = self.begin(format!("start of node {}", target.node), nodes.clone());
+        let start = start.writable(self.survives_one());
+        self.cluster.start(target.node)?;
+        self.end(start);
         let back = self.begin(format!("node {} catches up with {megabytes} MB", target.node), nodes);
         let back = Fault { slowdown_max: Some(SLOWDOWN_MAX), ..back.writable(self.survives_one()) };
-        self.cluster.start(target.node)?;
         let within = Duration::from_secs(CATCH_UP_SECONDS_MAX);
         self.cluster.await_view(within, |view| lagging(view, &self.shared.plan.topic))?;
         self.end(back);
@@ -372,9 +377,10 @@ impl Injector<'_> {
         }
     }
 
-    /// What the node held is on a majority without it, which the others must all be part of.
-    fn replace(&mut self, role: Role) -> Result<(), LoadtestError> {
-        let within = Duration::from_secs(IN_SYNC_SECONDS_MAX);
+    /// What the node held is on a majority without it, which the others must all be part of. What it costs them that the disk is
+    /// filled may be judged.
+    fn replace(&mut self, role: Role, slowdown_max: Option<f64>) -> Result<(), LoadtestError> {
+        let within = Duration::from_secs(CATCH_UP_SECONDS_MAX);
         self.cluster.await_view(within, |view| lagging_among(view.partitions.iter()))?;
         let target = self.target(role);
         let fault = self.begin(format!("kill -9 of {target}, and another disk for it"), vec![target.node]);
@@ -382,9 +388,13 @@ impl Injector<'_> {
         self.cluster.kill(&[target.node])?;
         self.hold_at_random(KILLED_MS)?;
         self.cluster.replace(target.node)?;
-        let within = Duration::from_secs(CATCH_UP_SECONDS_MAX);
-        self.cluster.await_view(within, |view| lagging_among(view.partitions.iter()))?;
+        // That others take over what it led is of its death.
+        self.cluster.await_view(within, |view| led_by(view, target.node))?;
         self.end(fault);
+        let filled = self.begin(format!("node {} fills its disk", target.node), vec![target.node]);
+        let filled = Fault { slowdown_max, ..filled.writable(self.survives_one()).leaving_behind() };
+        self.cluster.await_view(within, |view| lagging_among(view.partitions.iter()))?;
+        self.end(filled);
         Ok(())
     }
 
@@ -557,6 +567,12 @@ fn elsewhere(view: &ClusterView, at: &TopicPartition, replicas: &[i32]) -> Optio
 /// The partitions of a topic that lack a leader or a caught-up replica, if any.
 fn lagging(view: &ClusterView, topic: &str) -> Option<String> {
     lagging_among(view.partitions.iter().filter(|partition| partition.at.topic == topic))
+}
+
+/// Whether somebody else leads all partitions.
+fn led_by(view: &ClusterView, node: i32) -> Option<String> {
+    let found = view.partitions.iter().find(|partition| [-1, node].contains(&partition.leader));
+    found.map(|partition| format!("{} is led by {}", partition.at, partition.leader))
 }
 
 fn lagging_among<'a>(partitions: impl Iterator<Item = &'a PartitionView>) -> Option<String> {

@@ -81,6 +81,8 @@ pub enum Step {
     Reassign,
     /// A node is killed, loses its disk, and is replaced by one that is empty.
     Replace(Role),
+    /// The same with a follower, and what it costs the others that it is filled.
+    Refill,
     /// Topics that are produced to as soon as they are made. No fault.
     FreshTopics,
 }
@@ -135,6 +137,7 @@ impl Step {
             | Step::CatchUp
             | Step::Reassign
             | Step::Replace(_)
+            | Step::Refill
             | Step::FreshTopics => None,
         }
     }
@@ -155,6 +158,7 @@ impl Step {
                 | Step::CatchUp
                 | Step::Reassign
                 | Step::Replace(_)
+                | Step::Refill
         )
     }
 }
@@ -289,8 +293,8 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     in_turn(
         "catch-up",
-        "a follower is away while --away-mb are written; what it costs the others when it catches up",
-        &[Step::CatchUp],
+        "a follower is away while --away-mb are written, another loses its disk; what it costs the others when they catch up",
+        &[Step::CatchUp, Step::Refill],
     ),
     in_turn(
         "membership",

@@ -17,6 +17,7 @@ use types::{GroupId, NodeId, Now, Offset};
 use crate::event::{Effect, FatalReason};
 use crate::partition_host::{Folder, PartitionHost};
 use crate::peer_message::PeerMessage;
+use crate::pull_pace::{EndedCatchUp, Haste};
 use crate::reads::{Read, Want};
 use crate::shard::{Hosted, Machine, Shard};
 use crate::throttle::DeferredPull;
@@ -32,8 +33,9 @@ pub(crate) struct CatchUp {
     /// Where the leader's log starts and ends as of the snapshot.
     log_start: Offset,
     end: Offset,
-    /// The offset that was asked for.
-    asked: Option<Offset>,
+    /// The offset that was asked for, and when.
+    asked: Option<(Offset, u64)>,
+    haste: Haste,
 }
 
 impl Shard {
@@ -62,8 +64,15 @@ impl Shard {
         }
         match partition::snapshot_range(&message.get_snapshot().data) {
             Ok((log_start, end)) => {
-                let since_us = host.catch_up.as_ref().map_or(now.mono_us, |catch_up| catch_up.since_us);
-                host.catch_up = Some(CatchUp { leader, since_us, message, log_start, end, asked: None });
+                let (since_us, haste) = match &host.catch_up {
+                    Some(catch_up) => (catch_up.since_us, catch_up.haste),
+                    None => (
+                        now.mono_us,
+                        host.ended_catch_up.map(|ended| ended.next_haste(now)).unwrap_or_default(),
+                    ),
+                };
+                host.catch_up =
+                    Some(CatchUp { leader, since_us, message, log_start, end, asked: None, haste });
                 self.catch_up(now, group);
             }
             Err(error) => {
@@ -81,7 +90,7 @@ impl Shard {
         let Some(catch_up) = &mut host.catch_up else { return };
         if catch_up.message.term < raft.role().term.0 {
             // Another leader has been elected; it makes an offer of its own if it must.
-            host.catch_up = None;
+            host.end_catch_up(now);
             return self.end_pull(now, group);
         }
         let next = host.partition.high_watermark();
@@ -103,7 +112,7 @@ impl Shard {
             if host.partition.is_flushing() {
                 return;
             }
-            let CatchUp { message, since_us, .. } = host.catch_up.take().expect("it was just seen");
+            let CatchUp { message, since_us, .. } = host.end_catch_up(now).expect("it was just seen");
             raft.step(message);
             let seconds = now.mono_us.saturating_sub(since_us) as f64 / 1e6;
             self.raft_metrics.snapshot_seconds.record(seconds);
@@ -111,14 +120,17 @@ impl Shard {
             return self.end_pull(now, group);
         }
         let may_begin = self.pulling.contains_key(&group) || has_place(&self.pulling, is_throttled);
-        if catch_up.asked == Some(next) || !may_begin || !self.peers.is_reachable(catch_up.leader) {
+        let is_asked = catch_up.asked.is_some_and(|(offset, _)| offset == next);
+        if is_asked || !may_begin || !self.peers.is_reachable(catch_up.leader) {
             return;
         }
         if host.partition.unflushed_bytes() >= SEGMENT_WRITE_BYTES_MAX {
             self.disk.want_flush(group);
             return;
         }
-        let (mut ready_us, mut bytes) = (now.mono_us, PULL_BYTES);
+        // An administrator who throttles knows how much may be pulled.
+        let paced_us = if is_throttled { 0 } else { self.pull_pace.ready_us() };
+        let (mut ready_us, mut bytes) = (paced_us.max(now.mono_us), PULL_BYTES);
         for rate in self.pull_rates.of_pulls(is_newcomer(raft), is_throttled_here) {
             ready_us = ready_us.max(rate.ready_us(now));
             bytes = bytes.min(rate.pull_bytes());
@@ -127,7 +139,10 @@ impl Shard {
             self.paced_pulls.insert(group, ready_us);
             return;
         }
-        catch_up.asked = Some(next);
+        catch_up.asked = Some((next, now.mono_us));
+        if !is_throttled {
+            self.pull_pace.on_asked(now, catch_up.haste);
+        }
         self.paced_pulls.remove(&group);
         self.pulling.insert(group, is_throttled);
         let bytes = u32::try_from(bytes).expect("it is a few MiB");
@@ -224,16 +239,18 @@ impl Shard {
         batches: &[Bytes],
     ) {
         let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
-        let is_asked = host
+        let asked = host
             .catch_up
             .as_ref()
-            .is_some_and(|catch_up| catch_up.leader == peer && catch_up.asked == Some(offset));
-        if !is_asked {
-            return;
+            .filter(|catch_up| catch_up.leader == peer)
+            .and_then(|catch_up| catch_up.asked);
+        let Some((_, asked_us)) = asked.filter(|(asked, _)| *asked == offset) else { return };
+        if !host.is_pull_throttled(self.node) {
+            self.pull_pace.on_answered(now.mono_us - asked_us);
         }
         if batches.is_empty() {
             // The leader has them no more and will make another offer.
-            host.catch_up = None;
+            host.end_catch_up(now);
             return self.end_pull(now, group);
         }
         let bytes = batches.iter().map(Bytes::len).sum();
@@ -243,7 +260,7 @@ impl Shard {
         for data in batches {
             self.raft_metrics.pulled_bytes.increment(data.len() as u64);
             if let Err(why) = host.partition.append_pulled(data) {
-                host.catch_up = None;
+                host.end_catch_up(now);
                 // A question that cannot be answered: the leader offers another snapshot.
                 let beyond = PeerMessage::Pull { group, offset: Offset(i64::MAX), bytes: 0 };
                 self.peers.send(peer, &beyond, &mut self.effects);
@@ -282,6 +299,15 @@ impl Shard {
 }
 
 impl PartitionHost {
+    /// The replica has what it lacked, or another offer is awaited.
+    fn end_catch_up(&mut self, now: Now) -> Option<CatchUp> {
+        let catch_up = self.catch_up.take();
+        if let Some(CatchUp { haste, .. }) = catch_up {
+            self.ended_catch_up = Some(EndedCatchUp { at_us: now.mono_us, haste });
+        }
+        catch_up
+    }
+
     /// Whether what this replica lacks is throttled, here or where it comes from.
     fn is_pull_throttled(&self, node: NodeId) -> bool {
         let is_throttled_there = |catch_up: &CatchUp| self.is_throttled_leader(catch_up.leader);

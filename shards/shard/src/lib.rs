@@ -18,6 +18,7 @@ mod moves;
 mod partition_host;
 mod peer_message;
 mod peers;
+mod pull_pace;
 mod quorum;
 mod raft_metrics;
 mod rate;

@@ -17,6 +17,7 @@ use types::{GroupId, LogIndex, NodeId, Now, Offset, PartitionIndex, ReplicaId, S
 use crate::catch_up::CatchUp;
 use crate::coordinator_host::CoordinatorHost;
 use crate::event::LeaderChange;
+use crate::pull_pace::EndedCatchUp;
 use crate::reads::Read;
 
 /// Where an answer goes.
@@ -105,6 +106,8 @@ pub(crate) struct PartitionHost {
     reported_move: Option<(u32, u64)>,
     /// What this replica lacks and is to have before it may go on with the leader's log.
     pub catch_up: Option<CatchUp>,
+    /// The last time that it lacked something.
+    pub ended_catch_up: Option<EndedCatchUp>,
 }
 
 /// Whether the group's folder is known to be there, and to hold what it should, before which nothing is written to it.
@@ -148,6 +151,7 @@ impl PartitionHost {
             commit_seconds,
             reported_move: None,
             catch_up: None,
+            ended_catch_up: None,
         }
     }
 

@@ -20,6 +20,7 @@ use crate::leadership::Handover;
 use crate::metadata_host::{MetadataHost, Registration, logged_directories};
 use crate::partition_host::{Answer, Asker, PartitionHost};
 use crate::peers::Peers;
+use crate::pull_pace::PullPace;
 use crate::raft_metrics::RaftMetrics;
 use crate::throttle::{DeferredPull, PullRates};
 use crate::wal::{Removal, Unit, Wal};
@@ -136,7 +137,8 @@ pub struct Shard {
     pub(crate) is_changing_voters: bool,
     /// Replicas that pull what they lack, and whether they are throttled.
     pub(crate) pulling: BTreeMap<GroupId, bool>,
-    /// How fast that may be.
+    /// How fast that may be, beside live traffic and where it is bounded.
+    pub(crate) pull_pace: PullPace,
     pub(crate) pull_rates: PullRates,
     /// Those that wait because of it, and until when on the monotonic clock in microseconds.
     pub(crate) paced_pulls: BTreeMap<GroupId, u64>,
@@ -179,6 +181,7 @@ impl Shard {
             raft_metrics: RaftMetrics::new(config.shard),
             group_metrics: GroupMetrics::new(config.shard),
             pulling: BTreeMap::new(),
+            pull_pace: PullPace::new(),
             pull_rates: PullRates::new(now, config.move_bytes_per_second_max),
             paced_pulls: BTreeMap::new(),
             deferred_pulls: BTreeMap::new(),

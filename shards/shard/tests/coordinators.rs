@@ -1,22 +1,20 @@
 //! Offsets that a coordinator of a shard keeps, and when they go.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod common;
 
-use broker::{BrokerConfig, GroupOp, Op, OpResult, OpToken};
-use coordinator::{GroupConfig, GroupRequest, GroupResponse, RequestContext};
-use log::wal::{FILE_SEQUENCE_FIRST, FLUSH_SEQUENCE_FIRST, FileLedger, Recovered};
-use metadata::{Command, Endpoint, MetadataState, PartitionSpec, StaticSettings};
+use broker::{GroupOp, Op, OpResult, OpToken};
+use common::{METADATA, new_shard, register};
+use coordinator::{GroupRequest, GroupResponse, RequestContext};
+use metadata::{Command, MetadataState, PartitionSpec, StaticSettings};
 use protocol::messages::offset_commit_request::{
     OffsetCommitRequestData, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use protocol::messages::{ErrorCode, kafka_string};
-use shard::{Effect, Event, Registration, Shard, ShardConfig, ShardMessage};
-use types::{DirectoryId, GroupId, LogIndex, NodeId, Now, ShardId, ShardLayout, TopicId};
+use shard::{Effect, Event, Shard, ShardMessage};
+use types::{GroupId, LogIndex, NodeId, Now, TopicId};
 
 const NODE: NodeId = NodeId(1);
-const METADATA: ShardId = ShardId(0);
 const NOW: Now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
 
 /// The shard with the only coordinator of the only node.
@@ -30,63 +28,12 @@ struct World {
 impl World {
     /// With these topics beside that of the offsets.
     fn new(topics: &[&str]) -> World {
-        let broker = BrokerConfig {
-            node: NODE,
-            incarnation: 1,
-            layout: ShardLayout::new(1, true),
-            offsets_topic_partitions: 1,
-            offsets_topic_replication: 1,
-            reads_in_rack: false,
-            producer_id_expiration_ms: 86_400_000,
-            retention_check_interval_ms: 300_000,
-            log_dir: "/data".to_owned(),
-            groups: GroupConfig::default(),
-        };
-        let endpoint =
-            Endpoint { listener: "PLAINTEXT".to_owned(), host: "localhost".to_owned(), port: 9_092 };
-        let config = ShardConfig {
-            shard: ShardId(1),
-            broker: Arc::new(broker),
-            settings: StaticSettings::default(),
-            registration: Registration {
-                node: NODE,
-                rack: None,
-                endpoint: endpoint.clone(),
-                incarnation: 1,
-                peer: None,
-                directory_id: DirectoryId([1; 16]),
-                new_cluster_id: "test".to_owned(),
-            },
-            peers: Vec::new(),
-            first_voters: vec![NODE],
-            is_clustered: false,
-            move_bytes_per_second_max: 1 << 30,
-            shares_out: true,
-            may_begin_cluster: true,
-            replica_lag_ms_max: 30_000,
-            leader_balance_interval_ms: None,
-            seed: 1,
-        };
-        let recovered = Recovered {
-            groups: BTreeMap::new(),
-            next_file_sequence: FILE_SEQUENCE_FIRST,
-            next_flush_sequence: FLUSH_SEQUENCE_FIRST,
-            files: Vec::new(),
-            ledger: FileLedger::new(),
-        };
         let mut effects = Vec::new();
-        let shard = Shard::new(config, recovered, NOW, &mut effects);
+        let shard = new_shard(NODE, &[NODE], NOW, &mut effects);
         let metadata = MetadataState::new(StaticSettings::default());
         let mut world = World { metadata, shard, unwritten: None, answers: Vec::new() };
         world.carry_out(effects);
-        world.apply(Command::RegisterBroker {
-            node: NODE,
-            rack: None,
-            endpoints: vec![endpoint],
-            incarnation: 1,
-            directory_id: None,
-            peer: None,
-        });
+        world.apply(register(NODE));
         for (number, name) in (1..).zip([metadata::CONSUMER_OFFSETS_TOPIC].iter().chain(topics)) {
             world.apply(Command::CreateTopic {
                 name: (*name).to_owned(),

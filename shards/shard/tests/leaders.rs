@@ -1,21 +1,19 @@
 //! What a leader answers and when: before its own write is durable, and before it serves.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use broker::{BrokerConfig, ListOffsetsOp, Op, OpResult, OpToken, ProduceOp};
+use broker::{ListOffsetsOp, Op, OpResult, OpToken, ProduceOp};
 use bytes::{Bytes, BytesMut};
-use coordinator::GroupConfig;
-use log::wal::{FILE_SEQUENCE_FIRST, FLUSH_SEQUENCE_FIRST, FileLedger, Recovered};
-use metadata::{Command, Endpoint, MetadataImage, MetadataState, PartitionSpec, StaticSettings};
+use common::{METADATA, new_shard, register};
+use metadata::{Command, MetadataImage, MetadataState, PartitionSpec, StaticSettings};
 use protocol::batch::{self, BatchBuilder, BatchOptions, Producer};
 use protocol::messages::ErrorCode;
-use shard::{Effect, Event, PeerAddress, Registration, Shard, ShardConfig, ShardMessage};
+use shard::{Effect, Event, Shard, ShardMessage};
 use types::limits::{BATCH_BYTES_MAX, WAL_FILE_BYTES};
-use types::{DirectoryId, GroupId, LogIndex, NodeId, Now, ShardId, ShardLayout, TopicId};
-
-const METADATA: ShardId = ShardId(0);
-const DATA: ShardId = ShardId(1);
+use types::{GroupId, LogIndex, NodeId, Now, TopicId};
 
 /// The shards of some nodes that host partitions, and nothing else of these nodes.
 struct World {
@@ -47,68 +45,6 @@ fn image(nodes: &[NodeId]) -> Arc<MetadataImage> {
         state.apply(LogIndex(index), command);
     }
     state.image()
-}
-
-fn endpoint() -> Endpoint {
-    Endpoint { listener: "PLAINTEXT".to_owned(), host: "localhost".to_owned(), port: 9_092 }
-}
-
-fn register(node: NodeId) -> Command {
-    Command::RegisterBroker {
-        node,
-        rack: None,
-        endpoints: vec![endpoint()],
-        incarnation: 1,
-        directory_id: None,
-        peer: None,
-    }
-}
-
-fn new_shard(node: NodeId, nodes: &[NodeId], now: Now, effects: &mut Vec<Effect>) -> Shard {
-    let broker = BrokerConfig {
-        node,
-        incarnation: 1,
-        layout: ShardLayout::new(1, true),
-        offsets_topic_partitions: 1,
-        offsets_topic_replication: 1,
-        reads_in_rack: false,
-        producer_id_expiration_ms: 86_400_000,
-        retention_check_interval_ms: 300_000,
-        log_dir: "/data".to_owned(),
-        groups: GroupConfig::default(),
-    };
-    let address = |node: NodeId| PeerAddress { node, host: "localhost".to_owned(), port: 9_192 };
-    let config = ShardConfig {
-        shard: DATA,
-        broker: Arc::new(broker),
-        settings: StaticSettings::default(),
-        registration: Registration {
-            node,
-            rack: None,
-            endpoint: endpoint(),
-            incarnation: 1,
-            peer: None,
-            directory_id: DirectoryId([1; 16]),
-            new_cluster_id: "test".to_owned(),
-        },
-        peers: nodes.iter().copied().filter(|other| *other != node).map(address).collect(),
-        first_voters: nodes.to_vec(),
-        is_clustered: true,
-        move_bytes_per_second_max: 1 << 30,
-        shares_out: true,
-        may_begin_cluster: true,
-        replica_lag_ms_max: 30_000,
-        leader_balance_interval_ms: None,
-        seed: 1,
-    };
-    let recovered = Recovered {
-        groups: BTreeMap::new(),
-        next_file_sequence: FILE_SEQUENCE_FIRST,
-        next_flush_sequence: FLUSH_SEQUENCE_FIRST,
-        files: Vec::new(),
-        ledger: FileLedger::new(),
-    };
-    Shard::new(config, recovered, now, effects)
 }
 
 impl World {
@@ -396,6 +332,18 @@ fn a_follower_says_at_once_who_leads() {
     world.run();
     world.produce(2, 1, 0, -1);
     assert_eq!(world.answers(2), [(1, Err(ErrorCode::NotLeaderOrFollower))]);
+}
+
+/// What it answered before may be lost with its former connection, though the leader's own to it stands.
+#[test]
+fn a_leader_asks_a_follower_that_has_connected_anew_how_far_it_is() {
+    let mut world = World::new(3);
+    world.run();
+    world.step(NodeId(1), Event::TurnEnded);
+    assert!(!world.has_sent, "there is nothing to ask");
+    world.step(NodeId(1), Event::PeerJoined { peer: NodeId(3) });
+    world.step(NodeId(1), Event::TurnEnded);
+    assert!(world.has_sent);
 }
 
 #[test]
