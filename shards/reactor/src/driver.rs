@@ -48,6 +48,8 @@ pub(crate) struct Driver<C> {
     is_holding_responses: Cell<bool>,
     is_turn_due: Cell<bool>,
     turn: Notify,
+    /// A turn has begun.
+    pub(crate) woken: Notify,
     is_dead: Cell<bool>,
     counts: Arc<LoopCounts>,
     reports: Reports,
@@ -88,6 +90,7 @@ impl<C: ShardCore> Driver<C> {
             is_holding_responses: Cell::new(false),
             is_turn_due: Cell::new(false),
             turn: Notify::default(),
+            woken: Notify::default(),
             is_dead: Cell::new(false),
             counts: parts.counts,
             reports: parts.reports,
@@ -210,6 +213,7 @@ impl<C: ShardCore> Driver<C> {
     fn schedule_turn(&self) {
         if !self.is_turn_due.replace(true) {
             self.turn.notify();
+            self.woken.notify();
         }
     }
 

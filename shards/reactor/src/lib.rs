@@ -31,6 +31,7 @@ mod peer_identity;
 mod peer_incoming;
 mod peer_link;
 mod peer_listener;
+mod polling;
 mod regroup;
 mod ring;
 mod segment;

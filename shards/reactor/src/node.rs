@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use glommio::io::PollableFd;
@@ -29,6 +30,7 @@ use crate::options::{NodeOptions, Placement};
 use crate::peer_identity::{Identity, Own};
 use crate::peer_link::Peers;
 use crate::peer_listener::{Admitted, CONNECTIONS_HANDED_MAX, PeerListeners};
+use crate::polling::SPIN;
 use crate::regroup::prepare_wals;
 use crate::ring::{LoopPass, RingEnds, make_rings};
 use crate::segment::Segments;
@@ -424,7 +426,7 @@ impl ShardThread {
         LocalExecutorBuilder::new(placement)
             .name(&format!("shard-{}", self.shard))
             .io_memory(self.allowance.io_memory)
-            .spin_before_park(self.options.busy_poll)
+            .spin_before_park(if self.options.busy_poll.is_zero() { Duration::ZERO } else { SPIN })
             .ring_depth(RING_DEPTH)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .make()
@@ -469,6 +471,9 @@ impl ShardThread {
         tasks.push(glommio::spawn_local(Rc::clone(&driver).run_turns()));
         tasks.push(glommio::spawn_local(Rc::clone(&driver).run_deadlines()));
         tasks.push(glommio::spawn_local(Rc::clone(&driver).run_wal()));
+        if !self.options.busy_poll.is_zero() {
+            tasks.push(glommio::spawn_local(Rc::clone(&driver).run_polling(self.options.busy_poll)));
+        }
         for to in driver.rings.receivers() {
             tasks.push(glommio::spawn_local(Rc::clone(&driver).run_outgoing_ring(to)));
         }

@@ -32,6 +32,11 @@ impl Notify {
         Poll::Pending
     }
 
+    /// Whether there was a notification.
+    pub(crate) fn take(&self) -> bool {
+        self.notified.replace(false)
+    }
+
     pub(crate) async fn notified(&self) {
         poll_fn(|context| self.poll(context)).await;
     }
