@@ -1,12 +1,12 @@
 //! The folders of the WALs: `wal/shard-<k>/<sequence>.wal`, and reading one of them at the start.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use log::wal::{self, Recovered, WalFileContent};
-
+use memmap2::{Advice, MmapMut};
 use types::limits::WAL_FILE_BYTES;
 
 use crate::error::{StartError, file_error};
@@ -36,12 +36,13 @@ pub(crate) fn recover_wal(folder: &Path, shard: u16) -> Result<Recovered, StartE
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match wal::parse_file_name(&name) {
             Some(sequence) => {
-                let content = read_once(&path).map_err(file_error("read", &path))?;
+                let bytes = fs::metadata(&path).map_err(file_error("look at", &path))?.len();
                 // It had its full length before it had its name, so something behind its end was lost since.
-                if content.len() as u64 != WAL_FILE_BYTES {
-                    let why = format!("it ends at byte {}, and WAL files at {WAL_FILE_BYTES}", content.len());
+                if bytes != WAL_FILE_BYTES {
+                    let why = format!("it ends at byte {bytes}, and WAL files at {WAL_FILE_BYTES}");
                     return Err(StartError::Layout { path, why });
                 }
+                let content = read_directly(&path).map_err(file_error("read", &path))?;
                 contents.push((sequence, path.display().to_string(), content));
             }
             None => {
@@ -58,13 +59,14 @@ pub(crate) fn recover_wal(folder: &Path, shard: u16) -> Result<Recovered, StartE
     recovered.map_err(|source| StartError::Recovery { shard, path: folder.to_owned(), source })
 }
 
-/// Reads a file and takes it out of the page cache again: the direct writes that follow would have to
-/// throw its pages out one flush at a time.
-fn read_once(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let mut content = Vec::new();
-    file.read_to_end(&mut content)?;
-    // SAFETY: posix_fadvise(2) takes an open descriptor and three numbers; it is advice and touches no memory.
-    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+/// Reads a file past the page cache, into large pages where the system has them: most of the time that a start takes would else go to
+/// page faults and copies, and the direct writes that follow would have to throw the cached pages out one flush at a time.
+fn read_directly(path: &Path) -> io::Result<MmapMut> {
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?;
+    let mut content = MmapMut::map_anon(WAL_FILE_BYTES as usize)?;
+    if let Err(error) = content.advise(Advice::HugePage) {
+        tracing::debug!("WAL files are read into small pages: {error}");
+    }
+    file.read_exact(&mut content)?;
     Ok(content)
 }
