@@ -49,19 +49,3 @@ pub enum Fatal {
         why: String,
     },
 }
-
-impl Exit {
-    /// The process's exit code, one for each reason.
-    pub fn code(&self) -> u8 {
-        match self {
-            Exit::Finished => 0,
-            Exit::GraceExpired => 10,
-            Exit::Fatal(Fatal::WalWriteFailed { .. }) => 20,
-            Exit::Fatal(Fatal::Shard { reason: FatalReason::SegmentWrite(_), .. }) => 21,
-            Exit::Fatal(Fatal::Shard { reason: FatalReason::Damaged(_), .. }) => 22,
-            Exit::Fatal(Fatal::Shard { reason: FatalReason::WalFile(_), .. }) => 24,
-            Exit::Fatal(Fatal::ExecutorDied { .. }) => 23,
-            Exit::Fatal(Fatal::NotJoined { .. }) => 25,
-        }
-    }
-}

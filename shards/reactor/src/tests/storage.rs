@@ -132,7 +132,6 @@ fn a_failed_wal_write_ends_the_node_by_name() {
         panic!("ended by {exit:?}");
     };
     assert!(why.contains("0000000000000009.wal"), "{why}");
-    assert_eq!(exit.code(), 20);
 }
 
 #[test]
