@@ -37,6 +37,7 @@ pub(crate) struct Durable {
     pub segments: SegmentList,
     /// Segments that are no longer part of the log and whose files may still be there.
     pub retired: Vec<Offset>,
+    pub decision: u32,
 }
 
 /// What of a partition goes into a checkpoint, see [`Durable`].
@@ -48,6 +49,7 @@ pub(crate) struct State<'a> {
     pub producers: &'a HashMap<ProducerId, ProducerState>,
     pub segments: &'a SegmentList,
     pub retired: Vec<Offset>,
+    pub decision: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -66,6 +68,8 @@ struct StateMessage {
     flushed_end: i64,
     #[prost(int64, repeated, tag = "7")]
     retired: Vec<i64>,
+    #[prost(uint32, tag = "8")]
+    decision: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -138,6 +142,7 @@ pub(crate) fn encode(state: &State<'_>) -> Bytes {
         segments: state.segments.iter().map(segment_message).collect(),
         flushed_end: state.flushed_end.0,
         retired: state.retired.iter().map(|segment| segment.0).collect(),
+        decision: state.decision,
     };
     message.encode_to_vec().into()
 }
@@ -162,6 +167,7 @@ pub(crate) fn decode(state: &[u8]) -> Result<Durable, CheckpointError> {
         segments: segment_list(message.segments, message.flushed_end)?,
         retired: message.retired.into_iter().map(Offset).collect(),
         flushed_end: Offset(message.flushed_end),
+        decision: message.decision,
     })
 }
 

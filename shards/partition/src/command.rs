@@ -16,8 +16,12 @@ pub enum Command {
     Batch,
     /// The log now starts at this offset: retention or DeleteRecords.
     LogStart(Offset),
-    /// Raft's own: the replicas change.
-    Membership,
+    /// The members of the group change, or have changed, as this decision of the metadata wants
+    /// (`metadata::Partition::decision`).
+    Membership {
+        /// Its number.
+        decision: u32,
+    },
 }
 
 /// A context that no version of this software wrote.
@@ -31,7 +35,12 @@ impl Command {
         match self {
             Command::TermStart => Bytes::new(),
             Command::Batch => Bytes::from_static(&[BATCH]),
-            Command::Membership => Bytes::from_static(&[MEMBERSHIP]),
+            Command::Membership { decision } => {
+                let mut context = BytesMut::with_capacity(5);
+                context.put_u8(MEMBERSHIP);
+                context.put_u32(decision);
+                context.freeze()
+            }
             Command::LogStart(offset) => {
                 let mut context = BytesMut::with_capacity(9);
                 context.put_u8(LOG_START);
@@ -46,7 +55,10 @@ impl Command {
         match context {
             [] => Ok(Command::TermStart),
             [BATCH] => Ok(Command::Batch),
-            [MEMBERSHIP] => Ok(Command::Membership),
+            [MEMBERSHIP, decision @ ..] => match <[u8; 4]>::try_from(decision) {
+                Ok(decision) => Ok(Command::Membership { decision: u32::from_be_bytes(decision) }),
+                Err(_) => Err(CommandError(context.to_vec())),
+            },
             [LOG_START, offset @ ..] => match <[u8; 8]>::try_from(offset) {
                 Ok(offset) => Ok(Command::LogStart(Offset(i64::from_be_bytes(offset)))),
                 Err(_) => Err(CommandError(context.to_vec())),
@@ -62,12 +74,11 @@ mod tests {
 
     #[test]
     fn commands_survive_their_context() {
-        for command in
-            [Command::TermStart, Command::Batch, Command::Membership, Command::LogStart(Offset(1 << 40))]
-        {
+        let membership = Command::Membership { decision: 1 << 20 };
+        for command in [Command::TermStart, Command::Batch, membership, Command::LogStart(Offset(1 << 40))] {
             assert_eq!(Command::decode(&command.encode()), Ok(command));
         }
-        for unknown in [&[9u8][..], &[LOG_START, 0, 0], &[BATCH, 0]] {
+        for unknown in [&[9u8][..], &[LOG_START, 0, 0], &[BATCH, 0], &[MEMBERSHIP, 0, 0, 1]] {
             assert!(Command::decode(unknown).is_err(), "{unknown:?}");
         }
     }

@@ -139,6 +139,7 @@ pub struct Partition {
     /// The flush under way is of batches that are no longer part of the log.
     is_flush_void: bool,
     retired: RetiredSegments,
+    decision: u32,
 }
 
 impl Partition {
@@ -172,6 +173,7 @@ impl Partition {
             flushing: None,
             is_flush_void: false,
             retired: RetiredSegments::restore(durable.retired),
+            decision: durable.decision,
         }
     }
 
@@ -217,6 +219,11 @@ impl Partition {
     /// Whether the segment with this base is part of the log.
     pub fn has_segment(&self, base: Offset) -> bool {
         self.segments.iter().any(|segment| segment.base == base)
+    }
+
+    /// The last decision of where the replicas are to be that the group knows of; 0 for that by which it was made.
+    pub fn decision(&self) -> u32 {
+        self.decision
     }
 
     /// Leader epochs and their first offsets.
@@ -310,7 +317,10 @@ impl Partition {
                 self.retire_segments();
                 Applied::LogStart(self.log_start)
             }
-            Command::Membership => Applied::Membership,
+            Command::Membership { decision } => {
+                self.decision = self.decision.max(decision);
+                Applied::Membership
+            }
             Command::Batch => self.apply_batch(index, data, now_ms),
         }
     }
@@ -497,6 +507,7 @@ impl Partition {
             producers: self.producers.committed(),
             segments: &self.segments,
             retired: self.retired.iter().chain(void).collect(),
+            decision: self.decision,
         });
         (index, state)
     }
@@ -552,13 +563,15 @@ impl Partition {
             producers: if lacks_producers { &nobody } else { self.producers.committed() },
             segments: &SegmentList::new(),
             retired: Vec::new(),
+            decision: self.decision,
         })
     }
 
     /// Takes over a snapshot of the entry at `index`, whose batches this replica has pulled and written to segments. It may have
     /// more of them, pulled from a leader whose log had grown meanwhile: their entries are known when they come.
     pub fn install(&mut self, index: LogIndex, snapshot: &[u8]) -> Result<(), CheckpointError> {
-        let checkpoint::Durable { log_start, end, epochs, producers, .. } = checkpoint::decode(snapshot)?;
+        let checkpoint::Durable { log_start, end, epochs, producers, decision, .. } =
+            checkpoint::decode(snapshot)?;
         assert!(index > self.applied, "a snapshot is newer than what was applied");
         assert!(
             self.high_watermark >= end && self.flushed_end == self.high_watermark,
@@ -571,6 +584,7 @@ impl Partition {
         self.epochs = epochs;
         self.epochs.truncate_front(self.log_start);
         self.producers = Producers::restore(producers);
+        self.decision = self.decision.max(decision);
         self.retire_segments();
         Ok(())
     }

@@ -134,6 +134,8 @@ pub struct Group {
     voters: Vec<ReplicaId>,
     /// The last entry of the log when the members last changed here.
     settled_behind: LogIndex,
+    /// The last entry that this node proposed so that members, and why they are these, are known; and its term.
+    settling: Option<(Term, LogIndex)>,
     node: RawNode<LogView>,
     unpersisted: VecDeque<Unpersisted>,
     checkpointed: (LogIndex, Term),
@@ -206,6 +208,7 @@ impl Group {
             own,
             voters: membership.all_voters(),
             settled_behind: LogIndex(0),
+            settling: None,
             memberships: VecDeque::from([(index, membership)]),
             node,
             unpersisted: VecDeque::new(),
@@ -401,7 +404,8 @@ impl Group {
 
     /// Goes on, on the leader, towards these voters (ascending) and no other members: one step, once the last one is applied.
     /// Returns whether that is reached, so that all others can be gone for good. `context` is that of the entry which a step
-    /// may take.
+    /// may take, and `is_recorded` whether one with it has been applied: there is one in the end, even if nothing had to change, so
+    /// that whoever leads next knows of it.
     ///
     /// The members count once the entry that changes them is applied, and what a replica knows to be committed is durable only
     /// along with what it writes next. So one more entry must be committed by the new members: with it a majority of them
@@ -410,8 +414,10 @@ impl Group {
         &mut self,
         wanted: &[ReplicaId],
         context: Bytes,
+        is_recorded: bool,
         is_caught_up: impl Fn(&Follower) -> bool,
     ) -> bool {
+        let term = self.role().term;
         if !self.role().serving || self.is_transferring() {
             return false;
         }
@@ -421,11 +427,14 @@ impl Group {
         let caught_up: Vec<ReplicaId> =
             self.followers().filter(is_caught_up).map(|follower| follower.replica).collect();
         match plan_step(self.membership(), wanted, self.own, &caught_up) {
-            Step::Done if self.applied > self.settled_behind => return true,
-            Step::Done if self.last_index() > self.settled_behind => {}
+            Step::Done if is_recorded && self.applied > self.settled_behind => return true,
+            Step::Done if is_recorded && self.last_index() > self.settled_behind => {}
+            Step::Done if self.settling.is_some_and(|(of, index)| of == term && index > self.applied) => {}
             Step::Done => {
                 // Refused where too much waits for its commit: it is tried again.
-                let _ = self.propose_entry(Entry { context, ..Entry::default() });
+                if let Ok(index) = self.propose_entry(Entry { context, ..Entry::default() }) {
+                    self.settling = Some((term, index));
+                }
             }
             Step::Wait => {}
             Step::HandOver => {

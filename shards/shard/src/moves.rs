@@ -33,10 +33,15 @@ impl Shard {
         if !host.role.serving {
             return;
         }
+        if decision < host.partition.decision() {
+            // The group has been told of a later one, which is on its way to this node.
+            return;
+        }
         self.watch_in_sync(now, group);
         let Some((raft, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { return };
-        let context = partition::Command::Membership.encode();
-        let is_done = raft.change_members(&wanted, context, |follower| {
+        let context = partition::Command::Membership { decision }.encode();
+        let is_recorded = host.partition.decision() == decision;
+        let is_done = raft.change_members(&wanted, context, is_recorded, |follower| {
             host.is_caught_up(now, lag_ms_max, follower.replica)
         });
         if raft.has_work() {
@@ -81,7 +86,7 @@ impl Shard {
         let Some(Hosted { raft, .. }) = self.hosted.get_mut(&GroupId::METADATA) else { return };
         self.is_changing_voters = raft.is_leader() && !wanted.is_empty() && {
             let committed = raft.committed();
-            !raft.change_members(&wanted, bytes::Bytes::new(), |follower| follower.matched >= committed)
+            !raft.change_members(&wanted, bytes::Bytes::new(), true, |follower| follower.matched >= committed)
         };
         if raft.has_work() {
             self.dirty.insert(GroupId::METADATA);

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use broker::{ListOffsetsOp, Op, OpResult, OpToken, ProduceOp};
 use bytes::{Bytes, BytesMut};
 use common::{METADATA, new_shard, register};
-use metadata::{Command, MetadataImage, MetadataState, PartitionSpec, StaticSettings};
+use metadata::{Command, MetadataImage, MetadataState, PartitionSpec, Reassignment, StaticSettings};
 use protocol::batch::{self, BatchBuilder, BatchOptions, Producer};
 use protocol::messages::ErrorCode;
-use shard::{Effect, Event, Shard, ShardMessage};
+use shard::{Effect, Event, PeerMessage, Shard, ShardMessage};
 use types::limits::{BATCH_BYTES_MAX, WAL_FILE_BYTES};
 use types::{GroupId, LogIndex, NodeId, Now, TopicId};
 
@@ -32,7 +32,8 @@ struct DataShard {
     answers: Vec<(u64, OpResult)>,
 }
 
-fn image(nodes: &[NodeId]) -> Arc<MetadataImage> {
+/// What it says after decisions of where the replicas of its partition are to be.
+fn image(nodes: &[NodeId], decisions: &[&[i32]]) -> Arc<MetadataImage> {
     let mut state = MetadataState::new(StaticSettings::default());
     let mut commands: Vec<Command> = nodes.iter().map(|node| register(*node)).collect();
     commands.push(Command::CreateTopic {
@@ -44,6 +45,12 @@ fn image(nodes: &[NodeId]) -> Arc<MetadataImage> {
     for (index, command) in (1..).zip(commands) {
         state.apply(LogIndex(index), command);
     }
+    for replicas in decisions {
+        let group = state.image().topics().next().expect("there is one").partitions[0].group;
+        let replicas = Some(replicas.iter().copied().map(NodeId).collect());
+        let command = Command::Reassign { partitions: vec![Reassignment { group, replicas }] };
+        state.apply(LogIndex(state.applied().0 + 1), command);
+    }
     state.image()
 }
 
@@ -52,7 +59,7 @@ impl World {
     fn new(nodes: i32) -> World {
         let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
         let nodes: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
-        let image = image(&nodes);
+        let image = image(&nodes, &[]);
         let group = image.topics().next().expect("there is one").partitions[0].group;
         let mut world = World { now, shards: BTreeMap::new(), group, has_sent: false };
         for node in &nodes {
@@ -332,6 +339,36 @@ fn a_follower_says_at_once_who_leads() {
     world.run();
     world.produce(2, 1, 0, -1);
     assert_eq!(world.answers(2), [(1, Err(ErrorCode::NotLeaderOrFollower))]);
+}
+
+#[test]
+fn a_leader_does_not_carry_out_a_decision_that_another_one_has_replaced() {
+    let mut world = World::new(3);
+    world.run();
+    let nodes = [1, 2, 3].map(NodeId);
+    let tell = |world: &mut World, node: i32, decisions: &[&[i32]]| {
+        let message = ShardMessage::Image(image(&nodes, decisions));
+        world.step(NodeId(node), Event::FromShard { from: METADATA, message });
+        world.run();
+    };
+    // The third node does not hear that the first one may stay after all.
+    tell(&mut world, 3, &[&[3, 2]]);
+    tell(&mut world, 1, &[&[3, 2], &[3, 2, 1]]);
+    let (group, peer) = (world.group, NodeId(2));
+    let message = PeerMessage::HandOver { group, to: NodeId(3) };
+    let message = ShardMessage::FromPeer { peer, message };
+    world.step(NodeId(1), Event::FromShard { from: METADATA, message });
+    world.run();
+    let voters = |world: &mut World| {
+        let shard = &world.node(3).shard;
+        let status = shard.groups().find(|status| status.group == group).expect("it is hosted");
+        assert!(status.role.serving, "it leads");
+        let voters = &shard.membership(group).expect("it is hosted").voters;
+        voters.iter().map(|voter| voter.node).collect::<Vec<_>>()
+    };
+    assert_eq!(voters(&mut world), nodes);
+    tell(&mut world, 3, &[&[3, 2], &[3, 2, 1], &[3, 2]]);
+    assert_eq!(voters(&mut world), nodes[1..]);
 }
 
 /// What it answered before may be lost with its former connection, though the leader's own to it stands.

@@ -55,6 +55,7 @@ const REGRESSIONS: &[(u64, usize, &str)] = &[
         3,
         "a leader waited for ever for the word of a snapshot that was lost with the connection of its follower",
     ),
+    (11_058, 3, "a leader that had not heard of the last decision carried out the one before it"),
     (8_159, 3, "a batch whose count of offsets had rotted was taken for one that readers may not see yet"),
 ];
 

@@ -14,7 +14,9 @@ fn change(cluster: &mut Cluster, wanted: &[ReplicaId]) {
     for _ in 0..20 {
         let is_done = cluster.0.values_mut().any(|replica| {
             let committed = replica.group.committed();
-            replica.group.change_members(wanted, Default::default(), |follower| follower.matched >= committed)
+            replica
+                .group
+                .change_members(wanted, Default::default(), true, |follower| follower.matched >= committed)
         });
         if is_done {
             return;
@@ -66,7 +68,7 @@ fn a_change_that_is_not_wanted_any_more_is_brought_to_its_end_and_taken_back() {
         let leader = cluster.0.values_mut().find(|replica| replica.group.is_leader()).expect("there is one");
         let committed = leader.group.committed();
         let is_caught_up = |follower: &raft_group::Follower| follower.matched >= committed;
-        assert!(!leader.group.change_members(&[newcomer], Default::default(), is_caught_up));
+        assert!(!leader.group.change_members(&[newcomer], Default::default(), true, is_caught_up));
         cluster.run();
     }
     let wanted = [replica(1, 0), replica(2, 0)];
@@ -82,7 +84,7 @@ fn a_change_that_is_not_wanted_any_more_is_brought_to_its_end_and_taken_back() {
 fn a_leader_that_was_elected_before_it_knew_that_it_is_out_hands_over() {
     let mut cluster = Cluster::led_by_first();
     let wanted = [replica(1, 0), replica(3, 0)];
-    assert!(!cluster.replica(1).group.change_members(&wanted, Default::default(), |_| true));
+    assert!(!cluster.replica(1).group.change_members(&wanted, Default::default(), true, |_| true));
     // The change reaches the one that it leaves out, and its author is gone.
     for message in cluster.replica(1).turn() {
         if ReplicaId::from_raft_id(message.to) == Some(replica(2, 0)) {

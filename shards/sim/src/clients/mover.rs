@@ -88,8 +88,6 @@ impl Mover {
         let mut nodes: Vec<i32> = (1..).take(context.nodes).collect();
         let replicas: Vec<i32> =
             (0..count).map(|_| nodes.remove(context.random.index(nodes.len()))).collect();
-        // What was acknowledged by one replica of one counts no more than that of one of several from now on.
-        model.replication = model.replication.max(replicas.len());
         Some(Move { topic, partition: i32::try_from(partition).expect("few partitions"), replicas })
     }
 }
