@@ -380,7 +380,7 @@ impl Injector<'_> {
     /// What the node held is on a majority without it, which the others must all be part of. What it costs them that the disk is
     /// filled may be judged.
     fn replace(&mut self, role: Role, slowdown_max: Option<f64>) -> Result<(), LoadtestError> {
-        let within = Duration::from_secs(CATCH_UP_SECONDS_MAX);
+        let within = Duration::from_secs(IN_SYNC_SECONDS_MAX);
         self.cluster.await_view(within, |view| lagging_among(view.partitions.iter()))?;
         let target = self.target(role);
         let fault = self.begin(format!("kill -9 of {target}, and another disk for it"), vec![target.node]);
@@ -389,10 +389,11 @@ impl Injector<'_> {
         self.hold_at_random(KILLED_MS)?;
         self.cluster.replace(target.node)?;
         // That others take over what it led is of its death.
-        self.cluster.await_view(within, |view| led_by(view, target.node))?;
+        self.cluster.await_view(within, |view| not_led_by_others(view, target.node))?;
         self.end(fault);
         let filled = self.begin(format!("node {} fills its disk", target.node), vec![target.node]);
         let filled = Fault { slowdown_max, ..filled.writable(self.survives_one()).leaving_behind() };
+        let within = Duration::from_secs(CATCH_UP_SECONDS_MAX);
         self.cluster.await_view(within, |view| lagging_among(view.partitions.iter()))?;
         self.end(filled);
         Ok(())
@@ -569,8 +570,8 @@ fn lagging(view: &ClusterView, topic: &str) -> Option<String> {
     lagging_among(view.partitions.iter().filter(|partition| partition.at.topic == topic))
 }
 
-/// Whether somebody else leads all partitions.
-fn led_by(view: &ClusterView, node: i32) -> Option<String> {
+/// The partition that nobody leads, or this node does, if there is one.
+fn not_led_by_others(view: &ClusterView, node: i32) -> Option<String> {
     let found = view.partitions.iter().find(|partition| [-1, node].contains(&partition.leader));
     found.map(|partition| format!("{} is led by {}", partition.at, partition.leader))
 }

@@ -37,6 +37,7 @@ pub(crate) struct Durable {
     pub segments: SegmentList,
     /// Segments that are no longer part of the log and whose files may still be there.
     pub retired: Vec<Offset>,
+    /// See [`crate::Partition::decision`].
     pub decision: u32,
 }
 
