@@ -78,6 +78,8 @@ pub struct Cluster {
     pub topics: Vec<String>,
     /// Their partitions, by topic and number.
     pub partitions: Vec<PartitionPlace>,
+    /// Replicas of each; of those that have most.
+    pub replicas: usize,
 }
 
 /// Opens a connection that sends at once and gives up in time.
@@ -281,6 +283,7 @@ impl Admin {
         let response = self.call(Request::Metadata(request), 4..=12)?;
         let Response::Metadata(response) = response else { unreachable!("decoded as such") };
         let mut places = Vec::new();
+        let mut replicas = 1;
         for (at, name) in topics.iter().enumerate() {
             let found = response
                 .topics
@@ -288,6 +291,11 @@ impl Admin {
                 .find(|topic| topic.name.as_ref().is_some_and(|found| found.as_str() == name))
                 .ok_or_else(|| BenchError::UnexpectedResponse(format!("Metadata without topic {name}")))?;
             refuse(&format!("topic {name}"), found.error_code)?;
+            replicas = found
+                .partitions
+                .iter()
+                .map(|partition| partition.replica_nodes.len())
+                .fold(replicas, usize::max);
             let mut of_topic: Vec<PartitionPlace> = found
                 .partitions
                 .iter()
@@ -318,6 +326,7 @@ impl Admin {
                 .collect(),
             topics: topics.to_vec(),
             partitions: places,
+            replicas,
         })
     }
 

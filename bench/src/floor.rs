@@ -1,4 +1,5 @@
-//! What the machine itself costs: no broker can answer faster than a round trip and a durable write.
+//! What the machine itself costs: no broker can answer faster than a round trip and a durable write. With replicas it is
+//! two round trips, the client's and the leader's, and all replicas write at the same time until a majority has.
 //!
 //! Both take longer after a rest than back to back: an idle CPU has to wake up, and a file system may write more with
 //! the first write of a clock tick (ext4: the inode with its new time). So a paced load is compared with samples at its
@@ -11,7 +12,10 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -45,6 +49,9 @@ const SHORT_GAP_NS: f64 = 1e6;
 pub struct FloorReport {
     /// Bytes of the request that makes the round trip.
     pub request_bytes: usize,
+    /// Replicas of the load's partitions; 1 in reports of versions that did not say.
+    #[serde(default = "one")]
+    pub replicas: usize,
     /// Sampled without a pause, before and after the load.
     pub back_to_back: FloorFigures,
     /// Sampled during the load, half way between two of its requests: as rested as CPUs and device are then. Absent for
@@ -59,12 +66,17 @@ pub struct FloorReport {
     pub crc32c_bytes_per_second: f64,
 }
 
-/// What a round trip and a durable write take, one after the other.
+fn one() -> usize {
+    1
+}
+
+/// What round trip and durable write take, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FloorFigures {
-    /// Loopback TCP round trip between two threads: the request there, 64 bytes back.
+    /// Loopback TCP round trip between two threads: the request there, 64 bytes back. With replicas two of them.
     pub round_trip: Summary,
-    /// One write of 4 KiB that is durable when it returns: direct, synchronous, onto blocks written before.
+    /// One write of 4 KiB that is durable when it returns: direct, synchronous, onto blocks written before. With replicas
+    /// as many at the same time, to files of their own: the slowest of the fastest majority.
     pub durable_write: Summary,
     /// Both together, of each sample: the floor of `acks=all`.
     pub acks_all: Summary,
@@ -145,7 +157,9 @@ impl FloorPace {
 /// Measures the floor, in parts before and after the load, and at its pace.
 #[derive(Debug)]
 pub struct FloorProbe {
-    disk: DiskProbe,
+    directory: PathBuf,
+    leader: DiskProbe,
+    followers: Followers,
     round_trip: RoundTripProbe,
     memory: MemorySpeed,
     back_to_back: Samples,
@@ -183,17 +197,20 @@ impl Samples {
 }
 
 impl FloorProbe {
-    /// Prepares a file in a directory, and a round trip of a request's size.
+    /// Prepares a file for each of `replicas` in a directory, and a round trip of a request's size.
     ///
     /// # Errors
     ///
     /// [`BenchError::Floor`] when the directory's file system has no direct I/O, [`BenchError::Loopback`].
-    pub fn new(directory: &Path, request_bytes: usize) -> Result<FloorProbe, BenchError> {
-        let disk = DiskProbe::new(directory)
-            .map_err(|source| BenchError::Floor { directory: directory.to_owned(), source })?;
+    pub fn new(directory: &Path, request_bytes: usize, replicas: usize) -> Result<FloorProbe, BenchError> {
+        let no_disk = |source| BenchError::Floor { directory: directory.to_owned(), source };
+        let leader = DiskProbe::new(directory).map_err(no_disk)?;
+        let followers = Followers::new(directory, replicas - 1).map_err(no_disk)?;
         let round_trip = RoundTripProbe::new(request_bytes).map_err(BenchError::Loopback)?;
         Ok(FloorProbe {
-            disk,
+            directory: directory.to_owned(),
+            leader,
+            followers,
             round_trip,
             memory: MemorySpeed::measure(),
             back_to_back: Samples::default(),
@@ -248,16 +265,29 @@ impl FloorProbe {
         Ok(())
     }
 
-    /// A round trip, then a durable write, in nanoseconds.
+    /// Round trips, then a durable write, in nanoseconds.
     fn sample_once(&mut self) -> Result<(u64, u64), BenchError> {
+        let round_trips = if self.followers.count() == 0 { 1 } else { 2 };
         let begun = Instant::now();
-        self.round_trip.make().map_err(BenchError::Loopback)?;
+        for _ in 0..round_trips {
+            self.round_trip.make().map_err(BenchError::Loopback)?;
+        }
         let round_trip = begun.elapsed();
-        self.disk
-            .write()
-            .map_err(|source| BenchError::Floor { directory: self.disk.path.clone(), source })?;
-        let durable_write = begun.elapsed() - round_trip;
+        let durable_write = self
+            .write_to_a_majority()
+            .map_err(|source| BenchError::Floor { directory: self.directory.clone(), source })?;
         Ok((round_trip.as_nanos() as u64, durable_write.as_nanos() as u64))
+    }
+
+    /// Writes on all replicas at the same time. How long the slowest of the fastest majority took.
+    fn write_to_a_majority(&mut self) -> io::Result<Duration> {
+        self.followers.begin_writes();
+        let mut took = vec![self.leader.timed_write()?];
+        for _ in 0..self.followers.count() {
+            took.push(self.followers.next_written()?);
+        }
+        took.sort_unstable();
+        Ok(took[took.len() / 2])
     }
 
     /// The percentile curve of what latencies are compared with.
@@ -270,6 +300,7 @@ impl FloorProbe {
     pub fn report(&self) -> Option<FloorReport> {
         Some(FloorReport {
             request_bytes: self.round_trip.request.len(),
+            replicas: 1 + self.followers.count(),
             back_to_back: self.back_to_back.figures()?,
             paced: self.paced.figures(),
             parts: self.parts.clone(),
@@ -313,18 +344,68 @@ impl DiskProbe {
         OpenOptions::new().write(true).custom_flags(libc::O_DIRECT | libc::O_DSYNC).open(path)
     }
 
-    /// Writes one block behind the last one.
-    fn write(&mut self) -> io::Result<()> {
+    /// Writes one block behind the last one. How long that took.
+    fn timed_write(&mut self) -> io::Result<Duration> {
+        let begun = Instant::now();
         let block = &self.buffer[self.block_at..self.block_at + BLOCK_BYTES];
         self.file.write_all_at(block, self.next_offset)?;
         self.next_offset = (self.next_offset + BLOCK_BYTES as u64) % PROBE_FILE_BYTES as u64;
-        Ok(())
+        Ok(begun.elapsed())
     }
 }
 
 impl Drop for DiskProbe {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A thread for each follower, which writes when it is told to.
+#[derive(Debug)]
+struct Followers {
+    begin: Vec<Sender<()>>,
+    written: Receiver<io::Result<Duration>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Followers {
+    fn new(directory: &Path, count: usize) -> io::Result<Followers> {
+        let (done, written) = channel();
+        let mut followers = Followers { begin: Vec::new(), written, threads: Vec::new() };
+        for _ in 0..count {
+            let mut disk = DiskProbe::new(directory)?;
+            let (begin, told) = channel();
+            let done = done.clone();
+            followers.begin.push(begin);
+            followers.threads.push(std::thread::spawn(move || {
+                while told.recv().is_ok() && done.send(disk.timed_write()).is_ok() {}
+            }));
+        }
+        Ok(followers)
+    }
+
+    fn count(&self) -> usize {
+        self.threads.len()
+    }
+
+    fn begin_writes(&self) {
+        for begin in &self.begin {
+            begin.send(()).expect("a follower's thread lives until the drop");
+        }
+    }
+
+    /// Waits for one of the writes that have begun.
+    fn next_written(&self) -> io::Result<Duration> {
+        self.written.recv().expect("a follower's thread lives until the drop")
+    }
+}
+
+impl Drop for Followers {
+    fn drop(&mut self) {
+        self.begin.clear();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -405,14 +486,14 @@ fn best_speed(mut pass: impl FnMut()) -> f64 {
 mod tests {
     use super::*;
 
-    fn probe() -> FloorProbe {
+    fn probe(replicas: usize) -> FloorProbe {
         let executable = std::env::current_exe().unwrap();
-        FloorProbe::new(executable.parent().unwrap(), 200).unwrap()
+        FloorProbe::new(executable.parent().unwrap(), 200, replicas).unwrap()
     }
 
     #[test]
     fn parts_add_up_and_nothing_is_left_behind() {
-        let mut probe = probe();
+        let mut probe = probe(1);
         assert_eq!(probe.report(), None);
         probe.sample(Duration::from_millis(5)).unwrap();
         let report = probe.report().unwrap();
@@ -426,15 +507,27 @@ mod tests {
             both.spread() >= 1.0 && both.back_to_back.acks_all.count > report.back_to_back.acks_all.count
         );
         assert!(report.memcpy_bytes_per_second > 1e6 && report.crc32c_bytes_per_second > 1e6);
-        let path = probe.disk.path.clone();
+        let path = probe.leader.path.clone();
         assert!(path.exists());
         drop(probe);
         assert!(!path.exists());
     }
 
     #[test]
+    fn replicas_write_to_files_of_their_own() {
+        let mut probe = probe(3);
+        probe.sample(Duration::ZERO).unwrap();
+        let report = probe.report().unwrap();
+        let figures = report.back_to_back;
+        assert_eq!((report.replicas, figures.acks_all.count), (3, 1));
+        assert!(figures.round_trip.min_ns > 0 && figures.durable_write.min_ns > 0);
+        probe.followers.begin_writes();
+        assert!(probe.followers.next_written().is_ok() && probe.followers.next_written().is_ok());
+    }
+
+    #[test]
     fn a_paced_load_has_a_floor_of_its_own() {
-        let mut probe = probe();
+        let mut probe = probe(1);
         probe.sample(Duration::ZERO).unwrap();
         let clock = Clock::start();
         let window = Window::new(clock.now_ns(), 0.1, 0.4);
@@ -465,7 +558,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_not_there_is_named() {
-        let error = FloorProbe::new(Path::new("/does/not/exist"), 1).unwrap_err();
+        let error = FloorProbe::new(Path::new("/does/not/exist"), 1, 1).unwrap_err();
         assert!(error.to_string().contains("/does/not/exist"), "{error}");
     }
 }

@@ -308,6 +308,7 @@ mod tests {
                 PartitionPlace { topic: 0, partition: 0, leader: 1 },
                 PartitionPlace { topic: 1, partition: 70_000, leader: 1 },
             ],
+            replicas: 1,
         }
     }
 

@@ -282,6 +282,7 @@ pub mod samples {
     pub fn run() -> RunReport {
         let floor = FloorReport {
             request_bytes: 250,
+            replicas: 1,
             back_to_back: figures(500),
             paced: Some(figures(1_000)),
             parts: vec![

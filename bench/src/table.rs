@@ -173,8 +173,12 @@ fn render_latencies(out: &mut String, run: &RunReport) {
         writeln!(out, "{row}{:>11}", summary.count).expect("a string takes everything");
     }
     if let Some(floor) = floor {
+        let replicas = match floor.replicas {
+            1 => String::new(),
+            count => format!(" on most of {count} replicas, two round trips"),
+        };
         let figures = format!(
-            "of a {}-byte request and a 4-KiB write; memcpy {:.1} GB/s, CRC-32C {:.1} GB/s",
+            "of a {}-byte request and a 4-KiB write{replicas}; memcpy {:.1} GB/s, CRC-32C {:.1} GB/s",
             floor.request_bytes,
             floor.memcpy_bytes_per_second / 1e9,
             floor.crc32c_bytes_per_second / 1e9,

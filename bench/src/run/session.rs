@@ -284,7 +284,7 @@ impl Session<'_> {
         if self.common.no_floor {
             return Ok(None);
         }
-        let mut floor = Some(FloorProbe::new(&self.common.floor_dir, request_bytes)?);
+        let mut floor = Some(FloorProbe::new(&self.common.floor_dir, request_bytes, self.cluster.replicas)?);
         sample_floor(&mut floor)?;
         Ok(floor)
     }

@@ -91,18 +91,29 @@ impl Segments {
             if !is_written {
                 return Ok(());
             }
-            log.sync_data()?;
-            append_index(&paths.offsets, offsets.0, &offsets.1)?;
-            append_index(&paths.times, times.0, &times.1)?;
+            let append_indexes = || {
+                append_index(&paths.offsets, offsets.0, &offsets.1)?;
+                append_index(&paths.times, times.0, &times.1)
+            };
+            match paths.log.parent() {
+                // All at once, since a file system's journal goes to the disk for each: what the folder's takes along need
+                // not go again. There is no byte before the position that an index could be ahead of.
+                Some(folder) if is_new => {
+                    append_indexes()?;
+                    sync_folder(folder)?;
+                    log.sync_data()?;
+                }
+                _ => {
+                    log.sync_data()?;
+                    append_indexes()?;
+                }
+            }
             if is_complete {
                 // Nothing will be added that repairs them after a crash.
                 File::open(&paths.offsets)?.sync_data()?;
                 File::open(&paths.times)?.sync_data()?;
             }
-            match paths.log.parent() {
-                Some(folder) if is_new => sync_folder(folder),
-                _ => Ok(()),
-            }
+            Ok(())
         });
         let finished = finished.await;
         written.and(finished).map_err(|error| error.at("append to", &log_path))

@@ -32,10 +32,11 @@ const NO_SPACE_RETRY_MS: i64 = 1_000;
 /// restart reads from the WAL, and how long other tools wait to see them.
 const LINGER_MS: i64 = 10_000;
 
-/// Partitions written out for having lingered, in one go, and the pause after it: thousands of quiet partitions must
-/// not become thousands of small writes at once.
-const LINGERED_FLUSHES_MAX: usize = 8;
-const LINGERED_FLUSHES_PAUSE_MS: i64 = 100;
+/// Partitions that have lingered are written out one after the other, so that the WAL's writes never wait for many: those that
+/// are due at the same time spread over `LINGERED_SPREAD_US`, with bounds for how far apart two begin.
+const LINGERED_SPREAD_US: u64 = 2_000_000;
+const LINGERED_DISTANCE_US_MIN: u64 = 12_500;
+const LINGERED_DISTANCE_US_MAX: u64 = 250_000;
 
 /// The size of an index file at which a segment is full (Kafka's `segment.index.bytes`).
 const INDEX_BYTES_MAX: u32 = 10 * 1024 * 1024;
@@ -81,6 +82,8 @@ pub(crate) struct DiskWork {
     flushes_under_way: usize,
     /// Partitions with batches that are in no segment, and when they have waited long enough, soonest first.
     lingering: VecDeque<(u64, GroupId)>,
+    /// When the next of them may be written.
+    lingered_ready_us: u64,
     /// Flushed batches in memory, oldest first, and their bytes.
     cached: VecDeque<(GroupId, usize)>,
     cached_bytes: usize,
@@ -105,6 +108,7 @@ impl DiskWork {
             flush_wanted: BTreeSet::new(),
             flushes_under_way: 0,
             lingering: VecDeque::new(),
+            lingered_ready_us: 0,
             cached: VecDeque::new(),
             cached_bytes: 0,
             retry_at_us: None,
@@ -117,7 +121,7 @@ impl DiskWork {
     }
 
     pub(crate) fn next_deadline_us(&self) -> Option<u64> {
-        let lingered = self.lingering.front().map(|(at_us, _)| *at_us);
+        let lingered = self.lingering.front().map(|(at_us, _)| self.lingered_ready_us.max(*at_us));
         [Some(self.retention_at_us), self.retry_at_us, lingered].into_iter().flatten().min()
     }
 
@@ -271,28 +275,22 @@ impl Shard {
         }
     }
 
+    /// Writes out the partition that has lingered longest, if it is time to.
     fn flush_lingering(&mut self, now: Now) {
-        let mut flushes = 0;
-        while let Some((at_us, group)) = self.disk.lingering.front().copied() {
-            if at_us > now.mono_us {
-                return;
-            }
-            if flushes == LINGERED_FLUSHES_MAX {
-                // The next ones are as overdue and go after a pause.
-                let pause_ends_us = now.after_ms(LINGERED_FLUSHES_PAUSE_MS);
-                for (at_us, _) in
-                    self.disk.lingering.iter_mut().take_while(|(at_us, _)| *at_us < pause_ends_us)
-                {
-                    *at_us = pause_ends_us;
-                }
-                return;
-            }
-            self.disk.lingering.pop_front();
+        if now.mono_us < self.disk.lingered_ready_us {
+            return;
+        }
+        let due = self.disk.lingering.partition_point(|(at_us, _)| *at_us <= now.mono_us);
+        for _ in 0..due {
+            let Some((_, group)) = self.disk.lingering.pop_front() else { return };
             let Some((_, host)) = self.hosted.get_mut(&group).and_then(Hosted::partition) else { continue };
             host.is_lingering = false;
             if host.partition.unflushed_bytes() > 0 {
                 self.disk.flush_wanted.insert(group);
-                flushes += 1;
+                let distance_us = LINGERED_SPREAD_US / due as u64;
+                self.disk.lingered_ready_us =
+                    now.mono_us + distance_us.clamp(LINGERED_DISTANCE_US_MIN, LINGERED_DISTANCE_US_MAX);
+                return;
             }
         }
     }
