@@ -23,6 +23,8 @@ class Client:
     sets_timestamps = True
     null_headers = True
     empty_bytes = True
+    # Whether a consumer reads a partition that comes back to it from the committed offset, whatever it asked for before.
+    forgets_lost_partitions = True
 
     def __init__(self, bootstrap):
         self.bootstrap = bootstrap

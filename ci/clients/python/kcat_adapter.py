@@ -37,6 +37,8 @@ class Adapter(Client):
     sets_timestamps = False
     null_headers = False
     empty_bytes = False
+    # librdkafka before 2.4 may begin where it began the first time (its issue 4637), with any broker.
+    forgets_lost_partitions = False
 
     def __init__(self, bootstrap):
         super().__init__(bootstrap)
