@@ -21,6 +21,10 @@ use crate::metrics::DiskKind;
 use crate::notify::Notify;
 use crate::wal_dir::UNFINISHED;
 
+/// Zeroes of a new file that are flushed together. A device flushes everything that was written to it, so that a flush of another
+/// file waits for this much, not for a whole file.
+const ZEROES_FLUSHED_BYTES: usize = 8 * DISK_REQUEST_BYTES_MAX;
+
 /// The WAL of one shard, as its driver sees it: files and at most one write under way.
 pub(crate) struct Wal {
     folder: PathBuf,
@@ -141,9 +145,11 @@ async fn write_zeroes(path: &Path) -> Result<(), IoFailure> {
     // Written, not only reserved: the first overwrite of a reserved extent would have to commit the file
     // system's journal.
     let zeroes = bytes::Bytes::from(vec![0; DISK_REQUEST_BYTES_MAX]);
-    let parts = vec![zeroes; WAL_FILE_BYTES as usize / DISK_REQUEST_BYTES_MAX];
-    write_blocks(&file, 0, Gather::new(parts)).await?;
-    file.fdatasync().await?;
+    let parts = vec![zeroes; ZEROES_FLUSHED_BYTES / DISK_REQUEST_BYTES_MAX];
+    for position in (0..WAL_FILE_BYTES).step_by(ZEROES_FLUSHED_BYTES) {
+        write_blocks(&file, position, Gather::new(parts.clone())).await?;
+        file.fdatasync().await?;
+    }
     file.close_rc().await?;
     Ok(())
 }
@@ -201,3 +207,5 @@ impl<C: ShardCore> Driver<C> {
 }
 
 const _: () = assert!(WAL_FLUSH_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(WAL_FILE_BYTES.is_multiple_of(ZEROES_FLUSHED_BYTES as u64));
+const _: () = assert!(ZEROES_FLUSHED_BYTES.is_multiple_of(DISK_REQUEST_BYTES_MAX));
