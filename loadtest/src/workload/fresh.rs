@@ -40,10 +40,12 @@ pub fn produce_to_fresh_topics<E>(
     shared.recorder.ok(NAME, shared.recorder.clock.now_us(), Operation::Producer { idempotent: false });
     let nodes: Vec<_> = shared.directory.nodes().collect();
     let mut round = Round { shared, connections: BTreeMap::new(), sequence: 0 };
+    // A scenario does this more than once.
+    let begun_us = shared.recorder.clock.now_us();
     for number in 0..count as usize {
         go_on()?;
         let (made_by, asked) = (nodes[number % nodes.len()], nodes[number / nodes.len() % nodes.len()]);
-        let topic = format!("fresh-{number}");
+        let topic = format!("fresh-{begun_us}-{number}");
         let start_us = shared.recorder.clock.now_us();
         let (known_us, errors) = match round.make_and_produce(&topic, made_by.1, asked.1) {
             Ok(made) => made,
