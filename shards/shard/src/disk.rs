@@ -33,7 +33,7 @@ const NO_SPACE_RETRY_MS: i64 = 1_000;
 const LINGER_MS: i64 = 10_000;
 
 /// Partitions that have lingered are written out one after the other, so that the WAL's writes never wait for many: those that
-/// are due at the same time spread over `LINGERED_SPREAD_US`, with bounds for how far apart two begin.
+/// are due share `LINGERED_SPREAD_US`, each anew when its turn comes, with bounds for how far apart two begin.
 const LINGERED_SPREAD_US: u64 = 2_000_000;
 const LINGERED_DISTANCE_US_MIN: u64 = 12_500;
 const LINGERED_DISTANCE_US_MAX: u64 = 250_000;

@@ -298,7 +298,8 @@ pub enum DiskRequest {
         group: GroupId,
     },
     /// Write `data` at `position` of a segment, cut the file behind it, and make it durable; then put entries into its
-    /// indexes and cut them behind. A crash in between changes no byte before `position`. Makes the files at position 0.
+    /// indexes and cut them behind. A crash in between changes no byte before `position`. Makes the files at position 0, with
+    /// the entries first: no checkpoint knows of the segment yet.
     /// Indexes are made durable only where `data` is empty: the segment is then complete.
     AppendSegment {
         /// The group.
