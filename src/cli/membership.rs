@@ -260,7 +260,7 @@ fn drain(cluster: &mut Cluster, node: i32) -> Result<Drained, Error> {
         let plan = ask_drain(cluster, node)?;
         if plan.is_empty() {
             // Moves that were decided before are to end too.
-            moves::await_others(cluster, node)?;
+            moves::await_others(cluster, Some(node))?;
             return Ok(Drained { drained: node, partitions_moved });
         }
         moves::carry_out(cluster, &plan)?;
@@ -345,6 +345,8 @@ fn rebalance(cluster: &mut Cluster, dry_run: bool) -> Result<Rebalance, Error> {
     let moves = plan.iter().map(row).collect();
     if !dry_run {
         moves::carry_out(cluster, &plan)?;
+        // The plan counts those that the cluster began by itself as carried out.
+        moves::await_others(cluster, None)?;
     }
     Ok(Rebalance { dry_run, moves })
 }

@@ -154,16 +154,26 @@ pub fn carry_out(cluster: &mut Cluster, plan: &[PlacedPartition]) -> Result<(), 
     Ok(())
 }
 
-/// Waits for moves that were decided before, by whomever.
+/// Waits for moves that were decided before, by whomever: those away from a node, or all.
 ///
 /// # Errors
 ///
 /// Whatever keeps the cluster from being asked.
-pub fn await_others(cluster: &mut Cluster, node: i32) -> Result<(), Error> {
-    while cluster.retry(ask_moving)?.values().any(|leaving| leaving.contains(&node)) {
+pub fn await_others(cluster: &mut Cluster, from: Option<i32>) -> Result<(), Error> {
+    let mut told = 0;
+    loop {
+        let moving = cluster.retry(ask_moving)?;
+        let is_awaited = |leaving: &&BTreeSet<i32>| from.is_none_or(|node| leaving.contains(&node));
+        let left = moving.values().filter(is_awaited).count();
+        if left == 0 {
+            return Ok(());
+        }
+        if told != left {
+            output::tell(format_args!("{left} partitions are moving since before"));
+            told = left;
+        }
         thread::sleep(LOOK_PAUSE);
     }
-    Ok(())
 }
 
 fn begin(cluster: &mut Cluster, batch: &[PlacedPartition]) -> Result<(), Error> {
