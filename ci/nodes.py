@@ -91,13 +91,15 @@ def fresh(folder, name):
 
 
 def chronik(server, folder, name, node=1, ports=None, peers=(), settings=()):
-    """One node of Chronik; of a cluster where peers are given, as (node, raft port)."""
+    """One node of Chronik with its defaults; of a cluster on this machine where peers are given, as (node, raft port)."""
     port, metrics, raft_port = ports or free_ports(3)
     data = fresh(folder, name)
     command = [server, "--bind-addr", "127.0.0.1", "--kafka-port", port, "--metrics-port", metrics, "--node-id", node]
-    command += ["--data-dir", data, "--no-pin", "--log-level", "warn"]
+    command += ["--data-dir", data, "--log-level", "warn"]
     command += [part for setting in settings for part in ("--set", setting)]
     if peers:
+        # The machine is shared.
+        command.append("--no-pin")
         others = ",".join(f"{other}@127.0.0.1:{raft}" for other, raft in peers)
         command += ["raft-cluster", "--raft-addr", f"127.0.0.1:{raft_port}", "--peers", others, "--bootstrap"]
     return Process(command, data, port)

@@ -52,6 +52,14 @@ pub fn resolve(host: &str, port: u16, option: &'static str) -> Result<Vec<Socket
     }
 }
 
+/// Whether a host is this machine, as far as that is known without asking a name server; `own` is the machine's own name for clients.
+pub fn is_own_host(host: &str, own: &str) -> bool {
+    match bare_host(host).parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok(),
+        Err(_) => host.eq_ignore_ascii_case("localhost") || host.eq_ignore_ascii_case(own),
+    }
+}
+
 /// Clients are told the port before anything listens, so it is taken and given back.
 fn free_port(ip: IpAddr) -> std::io::Result<u16> {
     TcpListener::bind((ip, 0))?.local_addr().map(|address| address.port())
@@ -95,6 +103,13 @@ mod tests {
             Err(Error::CannotListen { option: "bind-addr", .. })
         ));
         assert!(matches!(resolve("no such host", 9092, "metrics-addr"), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn own_hosts_are_known() {
+        let own = |host: &str| is_own_host(host, "broker-1.example");
+        assert!(["localhost", "127.0.0.1", "127.0.0.9", "[::1]", "Broker-1.example"].into_iter().all(own));
+        assert!(!["192.0.2.1", "broker-2.example", ""].into_iter().any(own));
     }
 
     #[test]

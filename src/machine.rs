@@ -80,6 +80,8 @@ pub struct Layout {
 /// What the options say about shards and cores.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LayoutOptions<'a> {
+    /// `--node-id`.
+    pub node_id: i32,
     /// `--shards`.
     pub data_shards: Option<u16>,
     /// `--cpus`.
@@ -88,7 +90,9 @@ pub struct LayoutOptions<'a> {
     pub no_pin: bool,
 }
 
-/// Lays out shards: with three usable cores or more the metadata group has one to itself.
+/// Lays out shards: with three usable cores or more the metadata group has one to itself. They take cores from the last one down,
+/// since the first is where a system puts what has no place of its own; each node begins one further down than the one before it, so that
+/// nodes on one machine do not crowd on a core while another one is free.
 ///
 /// # Errors
 ///
@@ -120,7 +124,9 @@ pub fn plan_layout(machine: &Machine, options: LayoutOptions<'_>) -> Result<Layo
         None
     };
     let is_pinned = !options.no_pin && unpinned_because.is_none();
-    let cpus = is_pinned.then(|| cpus[..executors].to_vec());
+    let skipped = usize::try_from(options.node_id - 1).unwrap_or(0) % cpus.len();
+    let downwards = cpus.iter().rev().cycle().skip(skipped);
+    let cpus = is_pinned.then(|| downwards.take(executors).copied().collect());
     Ok(Layout { shards, cpus, unpinned_because })
 }
 
@@ -165,9 +171,14 @@ mod tests {
     fn layouts() {
         let default = LayoutOptions::default();
         check(1, 1, default, expect!["1 shards, metadata shared, on Some([0]), None"]);
-        check(2, 2, default, expect!["1 shards, metadata shared, on Some([0]), None"]);
-        check(3, 3, default, expect!["3 shards, metadata apart, on Some([0, 1, 2]), None"]);
-        check(8, 8, default, expect!["8 shards, metadata apart, on Some([0, 1, 2, 3, 4, 5, 6, 7]), None"]);
+        check(2, 2, default, expect!["1 shards, metadata shared, on Some([1]), None"]);
+        for (node_id, core) in [(0, 1), (1, 1), (2, 0), (3, 1)] {
+            let options = LayoutOptions { node_id, ..default };
+            let layout = plan_layout(&Machine { cpus: vec![0, 1], parallelism: 2 }, options);
+            assert_eq!(layout.expect("it fits").cpus, Some(vec![core]), "node {node_id}");
+        }
+        check(3, 3, default, expect!["3 shards, metadata apart, on Some([2, 1, 0]), None"]);
+        check(8, 8, default, expect!["8 shards, metadata apart, on Some([7, 6, 5, 4, 3, 2, 1, 0]), None"]);
         check(
             64,
             2,
@@ -186,7 +197,7 @@ mod tests {
             8,
             8,
             LayoutOptions { data_shards: Some(2), ..default },
-            expect!["3 shards, metadata apart, on Some([0, 1, 2]), None"],
+            expect!["3 shards, metadata apart, on Some([7, 6, 5]), None"],
         );
         check(
             2,
@@ -199,7 +210,7 @@ mod tests {
             8,
             2,
             LayoutOptions { cpus: Some(&list), ..default },
-            expect!["3 shards, metadata apart, on Some([2, 3, 4]), None"],
+            expect!["3 shards, metadata apart, on Some([4, 3, 2]), None"],
         );
         check(
             4,

@@ -13,6 +13,7 @@ use reactor::{Exit, Fatal, Node, NodeHandle, NodeOptions, Placement, StartError}
 use shard::{FatalReason, PeerAddress, Registration, Shard, ShardConfig};
 use types::NodeId;
 
+use crate::address::is_own_host;
 use crate::exit::{Error, ExitReason};
 use crate::machine::Layout;
 use crate::options::Options;
@@ -23,6 +24,9 @@ const LISTENER: &str = "PLAINTEXT";
 
 /// The name under which a node's port for other nodes is registered.
 const PEER_LISTENER: &str = "RAFT";
+
+/// For how long a shard polls for the end of a WAL write: what a quick disk takes for one, with room.
+const WRITE_POLL: Duration = Duration::from_micros(500);
 
 /// How long a node that is alone takes at most to be its own majority, unless something is odd.
 const ALONE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -284,10 +288,19 @@ fn node_options(plan: &NodePlan<'_>, incarnation: u64) -> Result<NodeOptions, Er
         Some(cpus) => Placement::Pinned(cpus.clone()),
         None => Placement::Unbound,
     };
-    options.busy_poll = Duration::from_micros(plan.options.busy_poll_us.into());
+    options.busy_poll = Duration::from_micros(plan.options.busy_poll_us.unwrap_or(0).into());
+    options.write_poll = write_poll(plan);
     options.request_bytes_max = plan.settings.number("socket.request.max.bytes");
     options.connections_max_idle = Duration::from_millis(plan.settings.number("connections.max.idle.ms"));
     Ok(options)
+}
+
+/// How long shards poll for the end of a WAL write: not where nodes share cores, since each keeps the others from theirs.
+fn write_poll(plan: &NodePlan<'_>) -> Duration {
+    let own_host = plan.advertised.0.as_str();
+    let is_alone = || !plan.options.peers.iter().any(|peer| is_own_host(&peer.host, own_host));
+    let is_wanted = plan.options.busy_poll_us.map_or_else(is_alone, |us| us > 0);
+    if plan.layout.cpus.is_some() && is_wanted { WRITE_POLL } else { Duration::ZERO }
 }
 
 fn broker_config(plan: &NodePlan<'_>, incarnation: u64) -> BrokerConfig {

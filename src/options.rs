@@ -76,7 +76,8 @@ pub struct GlobalOptions {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub no_pin: Option<bool>,
     /// Microseconds that a shard polls for the next event before it sleeps: the lowest latency, for a whole core's
-    /// time while there is traffic; shards must be pinned [default: 0]
+    /// time while there is traffic; shards must be pinned. 0: never, not even for the end of a write to the WAL
+    /// [default: pinned shards poll for that alone, unless a peer is on this machine]
     #[arg(long, value_name = "N", env = "CHRONIK_BUSY_POLL_US", global = true)]
     pub busy_poll_us: Option<u32>,
     /// error, warn, info, debug or trace; also per module, as in info,reactor=debug [default: info]
@@ -381,7 +382,8 @@ pub struct Options {
     pub shards: Option<u16>,
     pub cpus: Option<CpuList>,
     pub no_pin: bool,
-    pub busy_poll_us: u32,
+    /// `None` for what suits the machine.
+    pub busy_poll_us: Option<u32>,
     pub log_level: String,
     pub log_format: LogFormat,
     pub bootstrap_server: Option<String>,
@@ -507,7 +509,7 @@ fn merge(given: GlobalOptions, variable: Option<&str>, file: ConfigFile) -> Resu
         shards: given.shards.or(file.shards),
         cpus: given.cpus.or(file.cpus).as_deref().map(CpuList::parse).transpose()?,
         no_pin: given.no_pin.or(file.no_pin).unwrap_or(false),
-        busy_poll_us: given.busy_poll_us.or(file.busy_poll_us).unwrap_or(0),
+        busy_poll_us: given.busy_poll_us.or(file.busy_poll_us),
         log_level: given.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
         log_format,
         bootstrap_server: given.bootstrap_server.or(file.bootstrap_server),
@@ -534,7 +536,7 @@ fn check(options: &Options) -> Result<(), String> {
     if options.shards.is_some_and(|shards| !(1..=SHARDS_MAX).contains(&shards)) {
         return Err(format!("--shards must be 1 to {SHARDS_MAX}"));
     }
-    if options.busy_poll_us > BUSY_POLL_US_MAX {
+    if options.busy_poll_us.is_some_and(|us| us > BUSY_POLL_US_MAX) {
         return Err(format!("--busy-poll-us must be 0 to {BUSY_POLL_US_MAX}"));
     }
     if options.advertised_port == Some(0) {
@@ -607,7 +609,7 @@ mod tests {
             shards: None,
             cpus: None,
             no_pin: false,
-            busy_poll_us: 0,
+            busy_poll_us: None,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
             bootstrap_server: None,

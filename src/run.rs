@@ -59,10 +59,14 @@ enum Mode {
 
 fn run(options: &Options, mode: Mode) -> Result<(), Error> {
     let settings = Settings::new(options.settings.clone()).map_err(Error::Usage)?;
-    let layout_options =
-        LayoutOptions { data_shards: options.shards, cpus: options.cpus.as_ref(), no_pin: options.no_pin };
+    let layout_options = LayoutOptions {
+        node_id: options.node_id,
+        data_shards: options.shards,
+        cpus: options.cpus.as_ref(),
+        no_pin: options.no_pin,
+    };
     let layout = plan_layout(&Machine::detect(), layout_options).map_err(Error::Usage)?;
-    if options.busy_poll_us > 0 && layout.cpus.is_none() {
+    if options.busy_poll_us.is_some_and(|us| us > 0) && layout.cpus.is_none() {
         let why = layout.unpinned_because.as_deref().unwrap_or("--no-pin is given");
         return Err(Error::Usage(format!("--busy-poll-us needs shards that are pinned to cores, but {why}")));
     }

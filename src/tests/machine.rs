@@ -53,11 +53,21 @@ fn shards_run_on_the_cores_they_are_given() {
             cores.entry(name).or_insert_with(|| numbers(&status_value(&status, "Cpus_allowed_list")));
         }
     }
-    let expected = [("shard-0", first), ("shard-1", second)];
+    let expected = [("shard-0", second), ("shard-1", first)];
     let expected: BTreeMap<String, Vec<usize>> =
         expected.into_iter().map(|(name, core)| (name.to_owned(), vec![core])).collect();
     assert_eq!(cores, expected);
     assert!(!broker.ready.contains("not pinned"), "{}", broker.ready);
+
+    // Pinned shards poll for the ends of their writes.
+    broker.ask(&["topic", "create", "t", "--partitions", "8"], "");
+    for round in 0..20 {
+        broker.ask(&["produce", "t"], &format!("{round}\n"));
+    }
+    let read = broker.ask(&["consume", "t", "--from-beginning", "--max-messages", "20"], "");
+    let mut read: Vec<u32> = read.lines().map(|line| line.parse().expect("a number")).collect();
+    read.sort_unstable();
+    assert_eq!(read, (0..20).collect::<Vec<u32>>());
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub(crate) struct Driver<C> {
     is_holding_responses: Cell<bool>,
     is_turn_due: Cell<bool>,
     turn: Notify,
-    /// A turn has begun.
+    /// A turn has begun, or a WAL write.
     pub(crate) woken: Notify,
     is_dead: Cell<bool>,
     counts: Arc<LoopCounts>,
@@ -188,7 +188,8 @@ impl<C: ShardCore> Driver<C> {
             Effect::CreateWalFile { file } => self.create_wal_file(file),
             Effect::RecycleWalFile { from, file } => self.recycle_wal_file(from, file),
             Effect::WriteWal { number, file, position, flush } => {
-                self.wal.submit(number, file, position, flush)
+                self.wal.submit(number, file, position, flush);
+                self.woken.notify();
             }
             Effect::Disk { token, request } => self.submit_disk(token, request),
             Effect::Warn(what) => tracing::warn!(shard = %self.shard, "{what}"),

@@ -30,7 +30,7 @@ use crate::options::{NodeOptions, Placement};
 use crate::peer_identity::{Identity, Own};
 use crate::peer_link::Peers;
 use crate::peer_listener::{Admitted, CONNECTIONS_HANDED_MAX, PeerListeners};
-use crate::polling::SPIN;
+use crate::polling::{PollTimes, SPIN};
 use crate::regroup::prepare_wals;
 use crate::ring::{LoopPass, RingEnds, make_rings};
 use crate::segment::Segments;
@@ -418,6 +418,10 @@ impl ShardThread {
         recover_wal(&self.wal_folder(), self.shard.0)
     }
 
+    fn poll_times(&self) -> PollTimes {
+        PollTimes { event: self.options.busy_poll, write: self.options.write_poll }
+    }
+
     fn make_executor(&self) -> Result<LocalExecutor, StartError> {
         let placement = match &self.options.placement {
             Placement::Unbound => glommio::Placement::Unbound,
@@ -426,7 +430,7 @@ impl ShardThread {
         LocalExecutorBuilder::new(placement)
             .name(&format!("shard-{}", self.shard))
             .io_memory(self.allowance.io_memory)
-            .spin_before_park(if self.options.busy_poll.is_zero() { Duration::ZERO } else { SPIN })
+            .spin_before_park(if self.poll_times().is_never() { Duration::ZERO } else { SPIN })
             .ring_depth(RING_DEPTH)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .make()
@@ -435,6 +439,7 @@ impl ShardThread {
 
     /// The executor's main task.
     async fn serve<C: ShardCore>(self, core: C, effects: Vec<Effect>) {
+        let poll_times = self.poll_times();
         let mut tasks = vec![glommio::spawn_local(answer_pokes(self.poke, Arc::clone(&self.counts)))];
         if self.control.recv().await != Ok(Control::Serve) {
             return cancel(tasks).await;
@@ -471,8 +476,8 @@ impl ShardThread {
         tasks.push(glommio::spawn_local(Rc::clone(&driver).run_turns()));
         tasks.push(glommio::spawn_local(Rc::clone(&driver).run_deadlines()));
         tasks.push(glommio::spawn_local(Rc::clone(&driver).run_wal()));
-        if !self.options.busy_poll.is_zero() {
-            tasks.push(glommio::spawn_local(Rc::clone(&driver).run_polling(self.options.busy_poll)));
+        if !poll_times.is_never() {
+            tasks.push(glommio::spawn_local(Rc::clone(&driver).run_polling(poll_times)));
         }
         for to in driver.rings.receivers() {
             tasks.push(glommio::spawn_local(Rc::clone(&driver).run_outgoing_ring(to)));

@@ -42,6 +42,9 @@ pub struct NodeOptions {
     /// How long a pinned executor polls for the next event before it sleeps. Sleeping costs a wake-up and what other
     /// programs leave of the core's caches; polling costs this much of the core's time after each event.
     pub busy_poll: Duration,
+    /// How long a pinned executor polls for the end of a WAL write, where the last one took no longer. Zero lets it sleep, as suits
+    /// cores that others use too: nodes that share one wait for each other's polling.
+    pub write_poll: Duration,
     /// The shard that a group lives on: asked when the number of shards has changed since the last run.
     pub shard_of: Arc<dyn Fn(GroupId) -> ShardId + Send + Sync>,
     /// The largest request in bytes, without its length prefix (Kafka's `socket.request.max.bytes`).
@@ -72,6 +75,7 @@ impl NodeOptions {
             shards,
             placement: Placement::Unbound,
             busy_poll: Duration::ZERO,
+            write_poll: Duration::ZERO,
             shard_of,
             request_bytes_max: 100 * 1024 * 1024,
             connections_max_idle: Duration::from_secs(600),

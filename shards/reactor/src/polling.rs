@@ -1,7 +1,7 @@
 //! Polling instead of sleeping.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
 
@@ -12,24 +12,44 @@ use crate::driver::Driver;
 const YIELD_INTERVAL: Duration = Duration::from_micros(2);
 
 /// How long the executor of a shard that polls looks at its rings before it sleeps: longer than until the next timer.
-pub(crate) const SPIN: Duration = Duration::from_micros(100);
+pub(crate) const SPIN: Duration = Duration::from_micros(20);
+
+/// How long a shard polls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PollTimes {
+    /// After each event.
+    pub(crate) event: Duration,
+    /// For the end of a WAL write, where the last one took no longer.
+    pub(crate) write: Duration,
+}
+
+impl PollTimes {
+    pub(crate) fn is_never(self) -> bool {
+        self.event.is_zero() && self.write.is_zero()
+    }
+}
 
 impl<C: ShardCore> Driver<C> {
-    /// Keeps the executor from sleeping for so long after each turn. Meanwhile it lets others have the CPU: the kernel ends a
-    /// durable write on a worker of the CPU that the disk interrupts, which would else wait for a time slice, 3 ms, before what is
-    /// polled for happens.
-    pub(crate) async fn run_polling(self: Rc<Self>, busy_poll: Duration) {
-        let busy_poll_us = u64::try_from(busy_poll.as_micros()).expect("options bound it by a second");
+    /// Keeps the executor from sleeping while something is near. Meanwhile it lets others have the CPU: the kernel ends a durable
+    /// write on a worker of the CPU that the disk interrupts, which would else wait for a time slice, 3 ms, before what is polled for
+    /// happens.
+    pub(crate) async fn run_polling(self: Rc<Self>, times: PollTimes) {
         loop {
             self.woken.notified().await;
-            let mut last_us = self.clock.mono_us();
-            while self.clock.mono_us() < last_us + busy_poll_us {
-                std::thread::yield_now();
+            let mut last = Instant::now();
+            while last.elapsed() < self.poll_time(times) {
+                // First, so that the executor has submitted what the turn brought when others get the CPU.
                 Timer::new(YIELD_INTERVAL).await;
+                std::thread::yield_now();
                 if self.woken.take() {
-                    last_us = self.clock.mono_us();
+                    last = Instant::now();
                 }
             }
         }
+    }
+
+    fn poll_time(&self, PollTimes { event, write }: PollTimes) -> Duration {
+        let is_write_near = self.wal.write_time().is_some_and(|last| last <= write);
+        if is_write_near { event.max(write) } else { event }
     }
 }

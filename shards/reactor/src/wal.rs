@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use glommio::io::{DmaFile, OpenOptions};
 use log::wal::{Flush, file_name};
@@ -33,6 +33,7 @@ pub(crate) struct Wal {
     job: RefCell<Option<WriteJob>>,
     submitted: Notify,
     is_writing: Cell<bool>,
+    last_write_time: Cell<Duration>,
 }
 
 struct WriteJob {
@@ -50,7 +51,13 @@ impl Wal {
             job: RefCell::default(),
             submitted: Notify::default(),
             is_writing: Cell::new(false),
+            last_write_time: Cell::new(Duration::ZERO),
         }
+    }
+
+    /// While a write is under way, how long the one before it took: none counts as no time.
+    pub(crate) fn write_time(&self) -> Option<Duration> {
+        self.is_writing.get().then(|| self.last_write_time.get())
     }
 
     /// Takes a write; its task does it.
@@ -176,7 +183,9 @@ impl<C: ShardCore> Driver<C> {
             }
             self.metrics.wal_flushes.increment(1);
             self.metrics.wal_bytes.increment(bytes as u64);
-            self.metrics.wal_flush_duration.record(begun.elapsed());
+            let taken = begun.elapsed();
+            self.wal.last_write_time.set(taken);
+            self.metrics.wal_flush_duration.record(taken);
             self.metrics.wal_flush_records.record(records as f64);
             self.wal.is_writing.set(false);
             self.feed(Event::WalFlushed { flush: number });
