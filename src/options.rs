@@ -77,7 +77,7 @@ pub struct GlobalOptions {
     pub no_pin: Option<bool>,
     /// Microseconds that a shard polls for the next event before it sleeps: the lowest latency, for a whole core's
     /// time while there is traffic; shards must be pinned. 0: never, not even for the end of a write to the WAL
-    /// [default: pinned shards poll for that alone, unless a peer is on this machine]
+    /// [default: pinned shards poll for that alone, unless one of --peers is on this machine]
     #[arg(long, value_name = "N", env = "CHRONIK_BUSY_POLL_US", global = true)]
     pub busy_poll_us: Option<u32>,
     /// error, warn, info, debug or trace; also per module, as in info,reactor=debug [default: info]

@@ -1,38 +1,33 @@
 //! Offsets that a coordinator of a shard keeps, and when they go.
 
 mod common;
+mod lone;
 
 use broker::{GroupOp, Op, OpResult, OpToken};
-use common::{METADATA, new_shard, register};
+use common::{METADATA, register};
 use coordinator::{GroupRequest, GroupResponse, RequestContext};
+use lone::{LoneShard, NODE};
 use metadata::{Command, MetadataState, PartitionSpec, StaticSettings};
 use protocol::messages::offset_commit_request::{
     OffsetCommitRequestData, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use protocol::messages::{ErrorCode, kafka_string};
-use shard::{Effect, Event, Shard, ShardMessage};
-use types::{GroupId, LogIndex, NodeId, Now, TopicId};
-
-const NODE: NodeId = NodeId(1);
-const NOW: Now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
+use shard::{Effect, Event, ShardMessage};
+use types::{GroupId, LogIndex, TopicId};
 
 /// The shard with the only coordinator of the only node.
 struct World {
     metadata: MetadataState,
-    shard: Shard,
-    unwritten: Option<u64>,
+    shard: LoneShard,
     answers: Vec<OpResult>,
 }
 
 impl World {
     /// With these topics beside that of the offsets.
     fn new(topics: &[&str]) -> World {
-        let mut effects = Vec::new();
-        let shard = new_shard(NODE, &[NODE], NOW, &mut effects);
         let metadata = MetadataState::new(StaticSettings::default());
-        let mut world = World { metadata, shard, unwritten: None, answers: Vec::new() };
-        world.carry_out(effects);
+        let mut world = World { metadata, shard: LoneShard::new(), answers: Vec::new() };
         world.apply(register(NODE));
         for (number, name) in (1..).zip([metadata::CONSUMER_OFFSETS_TOPIC].iter().chain(topics)) {
             world.apply(Command::CreateTopic {
@@ -57,35 +52,19 @@ impl World {
     }
 
     fn message(&mut self, message: ShardMessage) {
-        self.step(Event::FromShard { from: METADATA, message });
+        self.shard.step(Event::FromShard { from: METADATA, message });
         self.run();
     }
 
-    fn step(&mut self, event: Event) {
-        let mut effects = Vec::new();
-        self.shard.step(NOW, event, &mut effects);
-        self.carry_out(effects);
-    }
-
-    fn carry_out(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::CreateWalFile { file } => self.step(Event::WalFileReady { file, result: Ok(()) }),
-                Effect::WriteWal { number, .. } => self.unwritten = Some(number),
-                Effect::SendToShard { message: ShardMessage::OpDone { result, .. }, .. } => {
-                    self.answers.push(result);
-                }
-                Effect::Fatal(reason) => panic!("the node ends: {reason}"),
-                _ => {}
-            }
-        }
-    }
-
     fn run(&mut self) {
-        self.step(Event::TurnEnded);
-        while let Some(flush) = self.unwritten.take() {
-            self.step(Event::WalFlushed { flush });
-            self.step(Event::TurnEnded);
+        self.shard.step(Event::TurnEnded);
+        while self.shard.write() {
+            self.shard.step(Event::TurnEnded);
+        }
+        for effect in self.shard.take_effects() {
+            if let Effect::SendToShard { message: ShardMessage::OpDone { result, .. }, .. } = effect {
+                self.answers.push(result);
+            }
         }
     }
 

@@ -1,32 +1,28 @@
 //! When batches go from the WAL to segments.
 
 mod common;
+mod lone;
 
 use broker::{Op, OpToken, ProduceOp};
 use bytes::BytesMut;
-use common::{METADATA, new_shard, register};
+use common::{METADATA, register};
+use lone::{LoneShard, NODE};
 use metadata::{Command, MetadataState, PartitionSpec, StaticSettings};
 use protocol::batch::{self, BatchBuilder, BatchOptions};
-use shard::{DiskAnswer, DiskRequest, Effect, Event, Shard, ShardMessage};
+use shard::{DiskAnswer, DiskRequest, Effect, Event, ShardMessage};
 use types::limits::BATCH_BYTES_MAX;
-use types::{GroupId, LogIndex, NodeId, Now, TopicId};
-
-const NODE: NodeId = NodeId(1);
+use types::{GroupId, LogIndex, TopicId};
 
 /// The one shard of the only node, with a disk that does at once what it is asked to.
 struct World {
-    now: Now,
-    shard: Shard,
+    shard: LoneShard,
     groups: Vec<GroupId>,
-    unwritten: Option<u64>,
-    disk_answers: Vec<Event>,
     /// Appends to segments that were begun, each with when, on the monotonic clock in microseconds.
     appends: Vec<(u64, GroupId)>,
 }
 
 impl World {
     fn new(partitions: usize) -> World {
-        let now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
         let mut metadata = MetadataState::new(StaticSettings::default());
         metadata.apply(LogIndex(1), register(NODE));
         metadata.apply(
@@ -41,74 +37,59 @@ impl World {
         let image = metadata.image();
         let topic = image.topic("topic").expect("it was made");
         let groups = topic.partitions.iter().map(|partition| partition.group).collect();
-        let mut effects = Vec::new();
-        let shard = new_shard(NODE, &[NODE], now, &mut effects);
-        let (unwritten, disk_answers, appends) = (None, Vec::new(), Vec::new());
-        let mut world = World { now, shard, groups, unwritten, disk_answers, appends };
-        world.carry_out(effects);
-        world.step(Event::FromShard { from: METADATA, message: ShardMessage::Image(image) });
+        let mut world = World { shard: LoneShard::new(), groups, appends: Vec::new() };
+        let message = ShardMessage::Image(image);
+        world.shard.step(Event::FromShard { from: METADATA, message });
         world.run();
         world
-    }
-
-    fn step(&mut self, event: Event) {
-        let mut effects = Vec::new();
-        self.shard.step(self.now, event, &mut effects);
-        self.carry_out(effects);
-    }
-
-    fn carry_out(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::CreateWalFile { file } => self.step(Event::WalFileReady { file, result: Ok(()) }),
-                Effect::WriteWal { number, .. } => self.unwritten = Some(number),
-                Effect::Disk { token, request } => {
-                    if let DiskRequest::AppendSegment { group, .. } = request {
-                        self.appends.push((self.now.mono_us, group));
-                    }
-                    self.disk_answers.push(Event::Disk { token, result: Ok(DiskAnswer::Done) });
-                }
-                Effect::Fatal(reason) => panic!("the node ends: {reason}"),
-                _ => {}
-            }
-        }
     }
 
     /// Lets the shard, its WAL and its disk do what they have to.
     fn run(&mut self) {
         loop {
-            self.step(Event::TurnEnded);
-            if let Some(flush) = self.unwritten.take() {
-                self.step(Event::WalFlushed { flush });
-            } else if let Some(answer) = self.disk_answers.pop() {
-                self.step(answer);
-            } else {
+            self.shard.step(Event::TurnEnded);
+            let was_idle = !self.use_disk();
+            if !self.shard.write() && was_idle {
                 return;
             }
         }
     }
 
+    /// Ends the disk requests that were made. Whether there were any.
+    fn use_disk(&mut self) -> bool {
+        let mut is_any = false;
+        for effect in self.shard.take_effects() {
+            let Effect::Disk { token, request } = effect else { continue };
+            if let DiskRequest::AppendSegment { group, .. } = request {
+                self.appends.push((self.shard.now.mono_us, group));
+            }
+            self.shard.step(Event::Disk { token, result: Ok(DiskAnswer::Done) });
+            is_any = true;
+        }
+        is_any
+    }
+
     /// Goes from deadline to deadline until so much time has passed.
     fn pass(&mut self, us: u64) {
-        let until_us = self.now.mono_us + us;
-        while let Some(due_us) = self.shard.next_deadline_us().filter(|due_us| *due_us <= until_us) {
-            self.now.mono_us = self.now.mono_us.max(due_us);
-            self.step(Event::DeadlineReached);
+        let until_us = self.shard.now.mono_us + us;
+        while let Some(due_us) = self.shard.shard.next_deadline_us().filter(|due_us| *due_us <= until_us) {
+            self.shard.now.mono_us = self.shard.now.mono_us.max(due_us);
+            self.shard.step(Event::DeadlineReached);
             self.run();
         }
-        self.now.mono_us = until_us;
+        self.shard.now.mono_us = until_us;
     }
 
     /// Produces a record to each partition.
     fn produce(&mut self) {
         for (request, group) in (0..).zip(self.groups.clone()) {
             let mut builder = BatchBuilder::new(BatchOptions::default());
-            builder.append(self.now.wall_ms, None, Some(b"value"), &[]);
+            builder.append(self.shard.now.wall_ms, None, Some(b"value"), &[]);
             let mut batch: BytesMut = builder.build();
             let header = batch::validate_produced(&mut batch, BATCH_BYTES_MAX).expect("it is a good batch");
             let op = Op::Produce(ProduceOp { group, batch, header, acks: -1 });
             let message = ShardMessage::Op { token: OpToken { request, part: 0 }, op };
-            self.step(Event::FromShard { from: METADATA, message });
+            self.shard.step(Event::FromShard { from: METADATA, message });
         }
         self.run();
     }
