@@ -285,22 +285,24 @@ fn node_options(plan: &NodePlan<'_>, incarnation: u64) -> Result<NodeOptions, Er
     options.incarnation = incarnation;
     options.new_directory_id = directory_id_from_seed(random_u64()?);
     options.placement = match &plan.layout.cpus {
-        Some(cpus) => Placement::Pinned(cpus.clone()),
+        Some(cpus) => {
+            let (polls_us, peers) = (plan.options.busy_poll_us, &plan.options.peers);
+            options.write_poll = write_poll(polls_us, peers, &plan.advertised.0);
+            Placement::Pinned(cpus.clone())
+        }
         None => Placement::Unbound,
     };
     options.busy_poll = Duration::from_micros(plan.options.busy_poll_us.unwrap_or(0).into());
-    options.write_poll = write_poll(plan);
     options.request_bytes_max = plan.settings.number("socket.request.max.bytes");
     options.connections_max_idle = Duration::from_millis(plan.settings.number("connections.max.idle.ms"));
     Ok(options)
 }
 
-/// How long shards poll for the end of a WAL write: not where nodes share cores, since each keeps the others from theirs.
-fn write_poll(plan: &NodePlan<'_>) -> Duration {
-    let own_host = plan.advertised.0.as_str();
-    let is_alone = || !plan.options.peers.iter().any(|peer| is_own_host(&peer.host, own_host));
-    let is_wanted = plan.options.busy_poll_us.map_or_else(is_alone, |us| us > 0);
-    if plan.layout.cpus.is_some() && is_wanted { WRITE_POLL } else { Duration::ZERO }
+/// How long pinned shards poll for the end of a WAL write. Unless told to, not beside other nodes, since each keeps the others from the
+/// cores that they share.
+fn write_poll(busy_poll_us: Option<u32>, peers: &[PeerAddress], own_host: &str) -> Duration {
+    let is_alone = || !peers.iter().any(|peer| is_own_host(&peer.host, own_host));
+    if busy_poll_us.map_or_else(is_alone, |us| us > 0) { WRITE_POLL } else { Duration::ZERO }
 }
 
 fn broker_config(plan: &NodePlan<'_>, incarnation: u64) -> BrokerConfig {
@@ -416,6 +418,16 @@ mod tests {
     use types::ShardId;
 
     use super::*;
+
+    #[test]
+    fn shards_poll_for_writes_where_no_peer_shares_the_machine_or_they_are_told_to() {
+        let at = |host: &str| vec![PeerAddress { node: NodeId(2), host: host.to_owned(), port: 9_192 }];
+        let poll = |busy_poll_us, peers: &[PeerAddress]| write_poll(busy_poll_us, peers, "one.example");
+        let beside = [at("localhost"), at("127.0.0.1"), at("one.example")];
+        assert!(beside.iter().all(|peers| poll(None, peers).is_zero()));
+        assert_eq!((poll(None, &[]), poll(None, &at("two.example"))), (WRITE_POLL, WRITE_POLL));
+        assert_eq!((poll(Some(1), &beside[0]), poll(Some(0), &[])), (WRITE_POLL, Duration::ZERO));
+    }
 
     #[test]
     fn every_fatal_end_has_a_code_of_its_own() {
