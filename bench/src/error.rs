@@ -87,9 +87,6 @@ pub enum BenchError {
         /// What the file system said.
         source: io::Error,
     },
-    /// A loopback round trip could not be measured.
-    #[error("cannot measure a loopback round trip: {0}")]
-    Loopback(io::Error),
     /// A process that cannot be watched.
     #[error("cannot read /proc/{pid}: {source}")]
     Process {

@@ -1,27 +1,21 @@
-//! What the machine itself costs: no broker can answer faster than a round trip and a durable write. With replicas it is
-//! two round trips, the client's and the leader's, and all replicas write at the same time until a majority has.
+//! What the machine itself costs: no broker can answer faster than a round trip and a durable write. With replicas the
+//! leader's round trips to its followers are added, who write at the same time, until a majority has written.
 //!
-//! Both take longer after a rest than back to back: an idle CPU has to wake up, and a file system may write more with
+//! That takes longer after a rest than back to back: an idle CPU has to wake up, and a file system may write more with
 //! the first write of a clock tick (ext4: the inode with its new time). So a paced load is compared with samples at its
 //! own pace.
 
+mod replicas;
+
 use std::{
-    fs::{self, File, OpenOptions},
     hint::black_box,
-    io::{self, Read, Write},
-    net::{TcpListener, TcpStream},
-    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, Sender, channel},
-    },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 
+use self::replicas::{Answered, Replicas};
 use crate::{
     clock::Clock,
     error::BenchError,
@@ -30,12 +24,8 @@ use crate::{
     sys,
 };
 
-const BLOCK_BYTES: usize = 4096;
-const PROBE_FILE_BYTES: usize = 16 << 20;
 const MEMORY_BYTES: usize = 64 << 20;
 const MEMORY_CHUNK_BYTES: usize = 64 << 10;
-/// About what a Produce of one partition is answered with.
-const RESPONSE_BYTES: usize = 64;
 const SAMPLES_MAX: u64 = 5_000;
 
 /// Samples per second of the paced floor at most: beyond it not every gap between requests has one.
@@ -70,30 +60,33 @@ fn one() -> usize {
     1
 }
 
-/// What round trip and durable write take, one after the other.
+/// What a request takes whose replicas do nothing but hand it on and write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FloorFigures {
-    /// Loopback TCP round trip between two threads: the request there, 64 bytes back. With replicas two of them.
-    pub round_trip: Summary,
-    /// One write of 4 KiB that is durable when it returns: direct, synchronous, onto blocks written before. With replicas
-    /// as many at the same time, to files of their own: the slowest of the fastest majority.
+    /// What is left beside the leader's own write: a loopback TCP round trip, the request there and 64 bytes back, and with
+    /// replicas the leader's requests to all followers and what the faster ones' answers take beyond its own write.
+    #[serde(alias = "round_trip")]
+    pub messages: Summary,
+    /// The leader's write of 4 KiB that is durable when it returns: direct, synchronous, onto blocks written before.
+    /// With replicas each follower writes as much to a file of its own at the same time.
     pub durable_write: Summary,
-    /// Both together, of each sample: the floor of `acks=all`.
+    /// From the request until a majority has written it: the floor of `acks=all`.
     pub acks_all: Summary,
 }
 
 /// The medians of one part of the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FloorPart {
-    /// Loopback round trip.
-    pub round_trip_p50_ns: u64,
-    /// Durable write.
+    /// What is left beside the leader's write.
+    #[serde(alias = "round_trip_p50_ns")]
+    pub messages_p50_ns: u64,
+    /// The leader's durable write.
     pub durable_write_p50_ns: u64,
 }
 
 impl FloorPart {
     fn acks_all_p50_ns(&self) -> u64 {
-        self.round_trip_p50_ns + self.durable_write_p50_ns
+        self.messages_p50_ns + self.durable_write_p50_ns
     }
 }
 
@@ -158,9 +151,9 @@ impl FloorPace {
 #[derive(Debug)]
 pub struct FloorProbe {
     directory: PathBuf,
-    leader: DiskProbe,
-    followers: Followers,
-    round_trip: RoundTripProbe,
+    request_bytes: usize,
+    replica_count: usize,
+    replicas: Replicas,
     memory: MemorySpeed,
     back_to_back: Samples,
     paced: Samples,
@@ -169,27 +162,27 @@ pub struct FloorProbe {
 
 #[derive(Debug, Default)]
 struct Samples {
-    round_trip: Latency,
+    messages: Latency,
     durable_write: Latency,
     acks_all: Latency,
 }
 
 impl Samples {
-    fn record(&mut self, round_trip_ns: u64, durable_write_ns: u64) {
-        self.round_trip.record(round_trip_ns);
-        self.durable_write.record(durable_write_ns);
-        self.acks_all.record(round_trip_ns + durable_write_ns);
+    fn record(&mut self, answered: Answered) {
+        self.messages.record(answered.total.saturating_sub(answered.leader_write).as_nanos() as u64);
+        self.durable_write.record(answered.leader_write.as_nanos() as u64);
+        self.acks_all.record(answered.total.as_nanos() as u64);
     }
 
     fn merge(&mut self, other: &Samples) {
-        self.round_trip.merge(&other.round_trip);
+        self.messages.merge(&other.messages);
         self.durable_write.merge(&other.durable_write);
         self.acks_all.merge(&other.acks_all);
     }
 
     fn figures(&self) -> Option<FloorFigures> {
         Some(FloorFigures {
-            round_trip: self.round_trip.summary()?,
+            messages: self.messages.summary()?,
             durable_write: self.durable_write.summary()?,
             acks_all: self.acks_all.summary()?,
         })
@@ -197,21 +190,23 @@ impl Samples {
 }
 
 impl FloorProbe {
-    /// Prepares a file for each of `replicas` in a directory, and a round trip of a request's size.
+    /// Starts as many replicas, with a file for each in a directory, for requests of a size.
     ///
     /// # Errors
     ///
-    /// [`BenchError::Floor`] when the directory's file system has no direct I/O, [`BenchError::Loopback`].
-    pub fn new(directory: &Path, request_bytes: usize, replicas: usize) -> Result<FloorProbe, BenchError> {
-        let no_disk = |source| BenchError::Floor { directory: directory.to_owned(), source };
-        let leader = DiskProbe::new(directory).map_err(no_disk)?;
-        let followers = Followers::new(directory, replicas - 1).map_err(no_disk)?;
-        let round_trip = RoundTripProbe::new(request_bytes).map_err(BenchError::Loopback)?;
+    /// [`BenchError::Floor`]: the directory's file system has no direct I/O or no room, or there is no loopback.
+    pub fn new(
+        directory: &Path,
+        request_bytes: usize,
+        replica_count: usize,
+    ) -> Result<FloorProbe, BenchError> {
+        let replicas = Replicas::start(directory, request_bytes, replica_count)
+            .map_err(|source| BenchError::Floor { directory: directory.to_owned(), source })?;
         Ok(FloorProbe {
             directory: directory.to_owned(),
-            leader,
-            followers,
-            round_trip,
+            request_bytes,
+            replica_count,
+            replicas,
             memory: MemorySpeed::measure(),
             back_to_back: Samples::default(),
             paced: Samples::default(),
@@ -230,11 +225,10 @@ impl FloorProbe {
         while samples.acks_all.count() < SAMPLES_MAX
             && (begun.elapsed() < budget || samples.acks_all.count() == 0)
         {
-            let (round_trip_ns, durable_write_ns) = self.sample_once()?;
-            samples.record(round_trip_ns, durable_write_ns);
+            samples.record(self.sample_once()?);
         }
         self.parts.push(FloorPart {
-            round_trip_p50_ns: samples.round_trip.quantile_ns(0.5),
+            messages_p50_ns: samples.messages.quantile_ns(0.5),
             durable_write_p50_ns: samples.durable_write.quantile_ns(0.5),
         });
         self.back_to_back.merge(&samples);
@@ -257,37 +251,18 @@ impl FloorProbe {
             if pace.wait_until(due_ns)? - due_ns > late_ns_max {
                 continue;
             }
-            let (round_trip_ns, durable_write_ns) = self.sample_once()?;
+            let answered = self.sample_once()?;
             if pace.window.contains(due_ns) {
-                self.paced.record(round_trip_ns, durable_write_ns);
+                self.paced.record(answered);
             }
         }
         Ok(())
     }
 
-    /// Round trips, then a durable write, in nanoseconds.
-    fn sample_once(&mut self) -> Result<(u64, u64), BenchError> {
-        let round_trips = if self.followers.count() == 0 { 1 } else { 2 };
-        let begun = Instant::now();
-        for _ in 0..round_trips {
-            self.round_trip.make().map_err(BenchError::Loopback)?;
-        }
-        let round_trip = begun.elapsed();
-        let durable_write = self
-            .write_to_a_majority()
-            .map_err(|source| BenchError::Floor { directory: self.directory.clone(), source })?;
-        Ok((round_trip.as_nanos() as u64, durable_write.as_nanos() as u64))
-    }
-
-    /// Writes on all replicas at the same time. How long the slowest of the fastest majority took.
-    fn write_to_a_majority(&mut self) -> io::Result<Duration> {
-        self.followers.begin_writes();
-        let mut took = vec![self.leader.timed_write()?];
-        for _ in 0..self.followers.count() {
-            took.push(self.followers.next_written()?);
-        }
-        took.sort_unstable();
-        Ok(took[took.len() / 2])
+    fn sample_once(&mut self) -> Result<Answered, BenchError> {
+        self.replicas
+            .request()
+            .map_err(|source| BenchError::Floor { directory: self.directory.clone(), source })
     }
 
     /// The percentile curve of what latencies are compared with.
@@ -299,151 +274,14 @@ impl FloorProbe {
     /// The figures; `None` before the first sample.
     pub fn report(&self) -> Option<FloorReport> {
         Some(FloorReport {
-            request_bytes: self.round_trip.request.len(),
-            replicas: 1 + self.followers.count(),
+            request_bytes: self.request_bytes,
+            replicas: self.replica_count,
             back_to_back: self.back_to_back.figures()?,
             paced: self.paced.figures(),
             parts: self.parts.clone(),
             memcpy_bytes_per_second: self.memory.memcpy_bytes_per_second,
             crc32c_bytes_per_second: self.memory.crc32c_bytes_per_second,
         })
-    }
-}
-
-/// A file whose blocks are written once, so that overwriting them needs no change of the file system's metadata.
-#[derive(Debug)]
-struct DiskProbe {
-    path: PathBuf,
-    file: File,
-    /// One block, and as much again to align it in.
-    buffer: Vec<u8>,
-    block_at: usize,
-    next_offset: u64,
-}
-
-impl DiskProbe {
-    fn new(directory: &Path) -> io::Result<DiskProbe> {
-        static PROBES: AtomicU64 = AtomicU64::new(0);
-        let number = PROBES.fetch_add(1, Ordering::Relaxed);
-        let path = directory.join(format!("chronik-bench-floor-{}-{number}", std::process::id()));
-        let created = Self::prepare(&path);
-        if created.is_err() {
-            let _ = fs::remove_file(&path);
-        }
-        let file = created?;
-        let buffer = vec![0x5a; 2 * BLOCK_BYTES];
-        let block_at = buffer.as_ptr().align_offset(BLOCK_BYTES);
-        assert!(block_at <= BLOCK_BYTES, "an aligned block lies in twice its size");
-        Ok(DiskProbe { path, file, buffer, block_at, next_offset: 0 })
-    }
-
-    fn prepare(path: &Path) -> io::Result<File> {
-        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        file.write_all(&vec![0xa5; PROBE_FILE_BYTES])?;
-        file.sync_all()?;
-        OpenOptions::new().write(true).custom_flags(libc::O_DIRECT | libc::O_DSYNC).open(path)
-    }
-
-    /// Writes one block behind the last one. How long that took.
-    fn timed_write(&mut self) -> io::Result<Duration> {
-        let begun = Instant::now();
-        let block = &self.buffer[self.block_at..self.block_at + BLOCK_BYTES];
-        self.file.write_all_at(block, self.next_offset)?;
-        self.next_offset = (self.next_offset + BLOCK_BYTES as u64) % PROBE_FILE_BYTES as u64;
-        Ok(begun.elapsed())
-    }
-}
-
-impl Drop for DiskProbe {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// A thread for each follower, which writes when it is told to.
-#[derive(Debug)]
-struct Followers {
-    begin: Vec<Sender<()>>,
-    written: Receiver<io::Result<Duration>>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Followers {
-    fn new(directory: &Path, count: usize) -> io::Result<Followers> {
-        let (done, written) = channel();
-        let mut followers = Followers { begin: Vec::new(), written, threads: Vec::new() };
-        for _ in 0..count {
-            let mut disk = DiskProbe::new(directory)?;
-            let (begin, told) = channel();
-            let done = done.clone();
-            followers.begin.push(begin);
-            followers.threads.push(std::thread::spawn(move || {
-                while told.recv().is_ok() && done.send(disk.timed_write()).is_ok() {}
-            }));
-        }
-        Ok(followers)
-    }
-
-    fn count(&self) -> usize {
-        self.threads.len()
-    }
-
-    fn begin_writes(&self) {
-        for begin in &self.begin {
-            begin.send(()).expect("a follower's thread lives until the drop");
-        }
-    }
-
-    /// Waits for one of the writes that have begun.
-    fn next_written(&self) -> io::Result<Duration> {
-        self.written.recv().expect("a follower's thread lives until the drop")
-    }
-}
-
-impl Drop for Followers {
-    fn drop(&mut self) {
-        self.begin.clear();
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// A thread that answers each request of a fixed size.
-#[derive(Debug)]
-struct RoundTripProbe {
-    request: Vec<u8>,
-    stream: Option<TcpStream>,
-    echo: Option<JoinHandle<()>>,
-}
-
-impl RoundTripProbe {
-    fn new(request_bytes: usize) -> io::Result<RoundTripProbe> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let stream = TcpStream::connect(listener.local_addr()?)?;
-        stream.set_nodelay(true)?;
-        let (mut peer, _) = listener.accept()?;
-        peer.set_nodelay(true)?;
-        let echo = std::thread::spawn(move || {
-            let mut request = vec![0; request_bytes];
-            while peer.read_exact(&mut request).is_ok() && peer.write_all(&[1; RESPONSE_BYTES]).is_ok() {}
-        });
-        Ok(RoundTripProbe { request: vec![2; request_bytes], stream: Some(stream), echo: Some(echo) })
-    }
-
-    fn make(&mut self) -> io::Result<()> {
-        let stream = self.stream.as_mut().expect("the stream is there until the drop");
-        stream.write_all(&self.request)?;
-        stream.read_exact(&mut [0; RESPONSE_BYTES])
-    }
-}
-
-impl Drop for RoundTripProbe {
-    fn drop(&mut self) {
-        drop(self.stream.take());
-        if let Some(echo) = self.echo.take() {
-            let _ = echo.join();
-        }
     }
 }
 
@@ -492,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_add_up_and_nothing_is_left_behind() {
+    fn parts_add_up() {
         let mut probe = probe(1);
         assert_eq!(probe.report(), None);
         probe.sample(Duration::from_millis(5)).unwrap();
@@ -507,22 +345,16 @@ mod tests {
             both.spread() >= 1.0 && both.back_to_back.acks_all.count > report.back_to_back.acks_all.count
         );
         assert!(report.memcpy_bytes_per_second > 1e6 && report.crc32c_bytes_per_second > 1e6);
-        let path = probe.leader.path.clone();
-        assert!(path.exists());
-        drop(probe);
-        assert!(!path.exists());
     }
 
     #[test]
-    fn replicas_write_to_files_of_their_own() {
+    fn replicas_have_a_floor_of_their_own() {
         let mut probe = probe(3);
         probe.sample(Duration::ZERO).unwrap();
         let report = probe.report().unwrap();
         let figures = report.back_to_back;
         assert_eq!((report.replicas, figures.acks_all.count), (3, 1));
-        assert!(figures.round_trip.min_ns > 0 && figures.durable_write.min_ns > 0);
-        probe.followers.begin_writes();
-        assert!(probe.followers.next_written().is_ok() && probe.followers.next_written().is_ok());
+        assert!(figures.messages.min_ns > 0 && figures.durable_write.min_ns > 0);
     }
 
     #[test]
@@ -539,7 +371,7 @@ mod tests {
             "one in each gap that counts: {}",
             paced.acks_all.count
         );
-        assert!(paced.acks_all.max_ns >= paced.round_trip.min_ns + paced.durable_write.min_ns);
+        assert!(paced.acks_all.max_ns >= paced.messages.min_ns + paced.durable_write.min_ns);
         assert_eq!(report.reference(), &paced);
     }
 

@@ -272,7 +272,7 @@ pub mod samples {
 
     fn figures(scale: u64) -> FloorFigures {
         FloorFigures {
-            round_trip: summary(scale),
+            messages: summary(scale),
             durable_write: summary(2 * scale),
             acks_all: summary(3 * scale),
         }
@@ -286,8 +286,8 @@ pub mod samples {
             back_to_back: figures(500),
             paced: Some(figures(1_000)),
             parts: vec![
-                FloorPart { round_trip_p50_ns: 28_000, durable_write_p50_ns: 55_000 },
-                FloorPart { round_trip_p50_ns: 32_000, durable_write_p50_ns: 950_000 },
+                FloorPart { messages_p50_ns: 28_000, durable_write_p50_ns: 55_000 },
+                FloorPart { messages_p50_ns: 32_000, durable_write_p50_ns: 950_000 },
             ],
             memcpy_bytes_per_second: 9.5e9,
             crc32c_bytes_per_second: 7.25e9,

@@ -144,10 +144,10 @@ fn render_latencies(out: &mut String, run: &RunReport) {
         ("  due to sent", results.lateness),
         ("end to end", results.end_to_end),
         ("floor at pace", paced.map(|floor| floor.acks_all)),
-        ("  loopback", paced.map(|floor| floor.round_trip)),
+        ("  messages", paced.map(|floor| floor.messages)),
         ("  write", paced.map(|floor| floor.durable_write)),
         ("back to back", back_to_back.map(|floor| floor.acks_all)),
-        ("  loopback", back_to_back.map(|floor| floor.round_trip)),
+        ("  messages", back_to_back.map(|floor| floor.messages)),
         ("  write", back_to_back.map(|floor| floor.durable_write)),
     ];
     if rows.iter().all(|(_, summary)| summary.is_none()) {
@@ -175,7 +175,7 @@ fn render_latencies(out: &mut String, run: &RunReport) {
     if let Some(floor) = floor {
         let replicas = match floor.replicas {
             1 => String::new(),
-            count => format!(" on most of {count} replicas, two round trips"),
+            count => format!(" on most of {count} replicas"),
         };
         let figures = format!(
             "of a {}-byte request and a 4-KiB write{replicas}; memcpy {:.1} GB/s, CRC-32C {:.1} GB/s",
@@ -188,9 +188,7 @@ fn render_latencies(out: &mut String, run: &RunReport) {
             let medians: Vec<String> = floor
                 .parts
                 .iter()
-                .map(|part| {
-                    format!("{:.1}", (part.round_trip_p50_ns + part.durable_write_p50_ns) as f64 / 1e3)
-                })
+                .map(|part| format!("{:.1}", (part.messages_p50_ns + part.durable_write_p50_ns) as f64 / 1e3))
                 .collect();
             let warning =
                 format!("it was {} µs before and after: do not trust the ratio", medians.join(" and "));
@@ -261,10 +259,10 @@ mod tests {
               sent to answer      150.0      300.0      450.0      495.0      550.0      600.0       1000
               due to sent          30.0       60.0       90.0       99.0      110.0      120.0       1000
             floor at pace          90.0      180.0      270.0      297.0      330.0      360.0       1000
-              loopback             30.0       60.0       90.0       99.0      110.0      120.0       1000
+              messages             30.0       60.0       90.0       99.0      110.0      120.0       1000
               write                60.0      120.0      180.0      198.0      220.0      240.0       1000
             back to back           45.0       90.0      135.0      148.5      165.0      180.0       1000
-              loopback             15.0       30.0       45.0       49.5       55.0       60.0       1000
+              messages             15.0       30.0       45.0       49.5       55.0       60.0       1000
               write                30.0       60.0       90.0       99.0      110.0      120.0       1000
             floor           of a 250-byte request and a 4-KiB write; memcpy 9.5 GB/s, CRC-32C 7.2 GB/s
             UNSTEADY FLOOR  it was 83.0 and 982.0 µs before and after: do not trust the ratio
