@@ -26,7 +26,7 @@ pub use flush::{
 };
 pub use ledger::{Blockers, FileLedger};
 pub use record::{Record, RecordNote, RecordRef};
-pub use recovery::{Recovered, RecoveredFile, RecoveryError, WalFileContent, recover};
+pub use recovery::{Recovered, RecoveredFile, Recovery, RecoveryError, WalFileContent, recover};
 pub use replay::{Checkpoint, Entry, RecoveredGroup};
 
 /// The sequence number of the first file of a new WAL.

@@ -129,84 +129,114 @@ pub enum RecoveryError {
     },
 }
 
-/// Reads the WAL of one shard from all its files, in any order.
-///
-/// The log ends where no valid flush with the expected file and flush sequence stands. That is a torn tail,
-/// unless a valid flush that was written later is found behind it. Flushes left in a recycled file from its
-/// former life are ignored. Files that are missing at the old end were recycled.
-///
-/// Panics on no content whatever; takes time linear in the files' bytes.
+/// Reads the WAL of one shard from all its files, in any order. See [`Recovery`].
 ///
 /// # Errors
 ///
 /// See [`RecoveryError`].
 pub fn recover(files: &[WalFileContent<'_>]) -> Result<Recovered, RecoveryError> {
-    let files = in_order(files)?;
-    let chain = follow_flushes(&files)?;
-    let mut recovered_files: Vec<_> = files
-        .iter()
-        .map(|file| RecoveredFile { sequence: file.sequence, used_bytes: 0, highest: BTreeMap::new() })
-        .collect();
-    let mut groups: BTreeMap<GroupId, GroupReplay<'_>> = BTreeMap::new();
-    let mut ledger = FileLedger::new();
-    for (file_number, flush) in &chain.flushes {
-        let file = files[*file_number];
-        let recovered_file = &mut recovered_files[*file_number];
-        recovered_file.used_bytes = (flush.position + flush.bytes) as u64;
-        for record in read_records(file, flush)? {
-            if let RecordRef::Entry { group, index, .. } = record {
-                let highest = recovered_file.highest.entry(group).or_default();
-                *highest = index.max(*highest);
-            }
-            replay_record(&mut groups, file.sequence, &record)?;
-            ledger.on_record(file.sequence, &record);
-        }
-    }
-    let groups = groups
-        .into_iter()
-        .map(|(group, replay)| Ok((group, replay.finish().map_err(|why| inconsistent(group, why))?)))
-        .collect::<Result<BTreeMap<_, _>, RecoveryError>>()?;
-    let next_file_sequence = match files.last() {
-        Some(newest) => newest.sequence.checked_add(1).ok_or_else(|| RecoveryError::Malformed {
-            file: newest.name.clone(),
-            position: 0,
-            why: "its sequence number is the last one there is",
-        })?,
-        None => FILE_SEQUENCE_FIRST,
-    };
-    let next_flush_sequence = chain.next_flush_sequence;
-    Ok(Recovered { groups, next_file_sequence, next_flush_sequence, files: recovered_files, ledger })
-}
-
-fn in_order<'f, 'a>(files: &'f [WalFileContent<'a>]) -> Result<Vec<&'f WalFileContent<'a>>, RecoveryError> {
     let mut files: Vec<_> = files.iter().collect();
     files.sort_by_key(|file| file.sequence);
-    match files.windows(2).find(|pair| pair[0].sequence == pair[1].sequence) {
-        Some(pair) => {
-            Err(RecoveryError::DuplicateFile { first: pair[0].name.clone(), second: pair[1].name.clone() })
-        }
-        None => Ok(files),
+    let mut recovery = Recovery::default();
+    for file in files {
+        recovery.read(file)?;
     }
+    recovery.finish()
 }
 
-/// The flushes of the log, each with the place of its file in the row of files.
-struct Chain<'a> {
-    flushes: Vec<(usize, FlushView<'a>)>,
-    next_flush_sequence: u64,
+/// Reads the WAL of one shard, one file after the other, so that one at a time need be in memory.
+///
+/// The log ends where no valid flush with the expected file and flush sequence stands. That is a torn tail,
+/// unless a valid flush that was written later is found behind it. Flushes left in a recycled file from its
+/// former life are ignored. Files that are missing at the old end were recycled.
+///
+/// No content makes it panic; it takes time linear in the files' bytes.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    progress: Progress,
+    files: Vec<RecoveredFile>,
+    groups: BTreeMap<GroupId, GroupReplay>,
+    ledger: FileLedger,
+    /// The file that was read last.
+    last_name: String,
+    /// What is wrong with the records. It is told only of a log without damage, which explains it.
+    failed: Option<RecoveryError>,
 }
 
-fn follow_flushes<'a>(files: &[&WalFileContent<'a>]) -> Result<Chain<'a>, RecoveryError> {
-    let Some((oldest, _)) = files.split_first() else {
-        return Ok(Chain { flushes: Vec::new(), next_flush_sequence: FLUSH_SEQUENCE_FIRST });
-    };
-    let Some(first) = own_flush_at(oldest, 0, |_| true) else {
-        return begin_empty(files);
-    };
-    let mut expected = first.flush_sequence;
-    let mut flushes = Vec::new();
-    let (mut file_number, mut position) = (0, 0);
-    loop {
-        let file = files[file_number];
+/// How far the log has been followed.
+#[derive(Debug, Default)]
+enum Progress {
+    #[default]
+    NothingRead,
+    /// The oldest file has no flush to begin with.
+    NotBegun { oldest: String, oldest_sequence: u64, written: Option<Place> },
+    /// `expected` is the number of the next flush, which belongs at `end` or at the start of a later file.
+    Followed {
+        expected: u64,
+        end: (String, u64),
+        /// The first valid flush behind that was written later.
+        behind: Option<Place>,
+    },
+}
+
+/// Where an intact flush stands.
+#[derive(Debug)]
+struct Place {
+    flush: u64,
+    file: String,
+    position: u64,
+}
+
+impl Recovery {
+    /// Takes the next file.
+    ///
+    /// # Panics
+    ///
+    /// If files do not come in the order of their numbers.
+    ///
+    /// # Errors
+    ///
+    /// [`RecoveryError::DuplicateFile`]; [`RecoveryError::Malformed`] where there is no number after a flush's.
+    pub fn read(&mut self, file: &WalFileContent<'_>) -> Result<(), RecoveryError> {
+        if let Some(previous) = self.files.last() {
+            assert!(previous.sequence <= file.sequence, "files are read in their order");
+            if previous.sequence == file.sequence {
+                let (first, second) = (self.last_name.clone(), file.name.clone());
+                return Err(RecoveryError::DuplicateFile { first, second });
+            }
+        }
+        self.last_name.clone_from(&file.name);
+        self.files.push(RecoveredFile { sequence: file.sequence, used_bytes: 0, highest: BTreeMap::new() });
+        match &mut self.progress {
+            Progress::NothingRead => match own_flush_at(file, 0, |_| true) {
+                Some(first) => self.follow(file, first.flush_sequence)?,
+                None => {
+                    let (oldest, oldest_sequence) = (file.name.clone(), file.sequence);
+                    let written = first_flush_from(file, 0, 0);
+                    self.progress = Progress::NotBegun { oldest, oldest_sequence, written };
+                }
+            },
+            Progress::NotBegun { written, .. } => {
+                if written.is_none() {
+                    *written = first_flush_from(file, 0, 0);
+                }
+            }
+            Progress::Followed { expected, behind, .. } => {
+                // A flush that was torn at the end of a file leaves its number to the first flush of a later one.
+                let expected = *expected;
+                if own_flush_at(file, 0, |sequence| sequence == expected).is_some() {
+                    self.follow(file, expected)?;
+                } else if behind.is_none() {
+                    *behind = first_flush_from(file, 0, expected);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Replays the flushes of the last file, of which the first one has the number that is expected.
+    fn follow(&mut self, file: &WalFileContent<'_>, mut expected: u64) -> Result<(), RecoveryError> {
+        let mut position = 0;
         while let Some(flush) = own_flush_at(file, position, |sequence| sequence == expected) {
             expected = expected.checked_add(1).ok_or_else(|| RecoveryError::Malformed {
                 file: file.name.clone(),
@@ -214,40 +244,93 @@ fn follow_flushes<'a>(files: &[&WalFileContent<'a>]) -> Result<Chain<'a>, Recove
                 why: "its sequence number is the last one there is",
             })?;
             position += flush.bytes;
-            flushes.push((file_number, flush));
+            if self.failed.is_none() {
+                self.failed = self.replay(file, &flush).err();
+            }
         }
-        // A flush that was torn at the end of a file leaves its number to the first flush of a later one.
-        let continuation = (file_number + 1..files.len())
-            .find(|later| own_flush_at(files[*later], 0, |sequence| sequence == expected).is_some());
-        let Some(later) = continuation else { break };
-        (file_number, position) = (later, 0);
+        let behind = first_flush_from(file, position, expected);
+        let end = (file.name.clone(), position as u64);
+        self.progress = Progress::Followed { expected, end, behind };
+        Ok(())
     }
-    match first_flush_behind(files, file_number, position, expected) {
-        Some((found_file, found)) if !is_planted(Mutant::DamageTakenForTail) => Err(RecoveryError::Damaged {
-            file: files[file_number].name.clone(),
-            position: position as u64,
-            expected_flush: expected,
-            found_flush: found.flush_sequence,
-            found_file: found_file.name.clone(),
-            found_position: found.position as u64,
-        }),
-        Some(_) | None => Ok(Chain { flushes, next_flush_sequence: expected }),
+
+    fn replay(&mut self, file: &WalFileContent<'_>, flush: &FlushView<'_>) -> Result<(), RecoveryError> {
+        let recovered = self.files.last_mut().expect("the file was just added");
+        recovered.used_bytes = (flush.position + flush.bytes) as u64;
+        for record in read_records(file, flush)? {
+            if let RecordRef::Entry { group, index, .. } = record {
+                let highest = recovered.highest.entry(group).or_default();
+                *highest = index.max(*highest);
+            }
+            replay_record(&mut self.groups, file.sequence, &record)?;
+            self.ledger.on_record(file.sequence, &record);
+        }
+        Ok(())
+    }
+
+    /// There are no more files.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecoveryError`].
+    pub fn finish(self) -> Result<Recovered, RecoveryError> {
+        let next_flush_sequence = self.progress.next_flush_sequence()?;
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let groups = self
+            .groups
+            .into_iter()
+            .map(|(group, replay)| Ok((group, replay.finish().map_err(|why| inconsistent(group, why))?)))
+            .collect::<Result<BTreeMap<_, _>, RecoveryError>>()?;
+        let next_file_sequence = match self.files.last() {
+            Some(newest) => newest.sequence.checked_add(1).ok_or_else(|| RecoveryError::Malformed {
+                file: self.last_name.clone(),
+                position: 0,
+                why: "its sequence number is the last one there is",
+            })?,
+            None => FILE_SEQUENCE_FIRST,
+        };
+        Ok(Recovered {
+            groups,
+            next_file_sequence,
+            next_flush_sequence,
+            files: self.files,
+            ledger: self.ledger,
+        })
     }
 }
 
-/// The oldest file has no flush to begin with: right only for a WAL that was never written.
-fn begin_empty<'a>(files: &[&WalFileContent<'a>]) -> Result<Chain<'a>, RecoveryError> {
-    let oldest = files[0];
-    let evidence = if let Some((file, flush)) = first_flush_behind(files, 0, 0, 0) {
-        Some(format!("flush {} is intact in {} at byte {}", flush.flush_sequence, file.name, flush.position))
-    } else if oldest.sequence > FILE_SEQUENCE_FIRST {
-        Some("older files were recycled or removed".to_owned())
-    } else {
-        None
-    };
-    match evidence {
-        Some(evidence) => Err(RecoveryError::BeginningDamaged { file: oldest.name.clone(), evidence }),
-        None => Ok(Chain { flushes: Vec::new(), next_flush_sequence: FLUSH_SEQUENCE_FIRST }),
+impl Progress {
+    /// The number of the next flush, if what was read is a whole log.
+    fn next_flush_sequence(self) -> Result<u64, RecoveryError> {
+        match self {
+            Progress::NothingRead => Ok(FLUSH_SEQUENCE_FIRST),
+            // Right only for a WAL that was never written.
+            Progress::NotBegun { oldest, oldest_sequence, written } => {
+                let evidence = if let Some(Place { flush, file, position }) = written {
+                    format!("flush {flush} is intact in {file} at byte {position}")
+                } else if oldest_sequence > FILE_SEQUENCE_FIRST {
+                    "older files were recycled or removed".to_owned()
+                } else {
+                    return Ok(FLUSH_SEQUENCE_FIRST);
+                };
+                Err(RecoveryError::BeginningDamaged { file: oldest, evidence })
+            }
+            Progress::Followed { expected, end: (file, position), behind: Some(found) }
+                if !is_planted(Mutant::DamageTakenForTail) =>
+            {
+                Err(RecoveryError::Damaged {
+                    file,
+                    position,
+                    expected_flush: expected,
+                    found_flush: found.flush,
+                    found_file: found.file,
+                    found_position: found.position,
+                })
+            }
+            Progress::Followed { expected, .. } => Ok(expected),
+        }
     }
 }
 
@@ -261,19 +344,12 @@ fn own_flush_at<'a>(
     })
 }
 
-/// The first valid flush of the log itself from the place given on that was written at `expected` or later.
-fn first_flush_behind<'f, 'a>(
-    files: &[&'f WalFileContent<'a>],
-    file_number: usize,
-    position: usize,
-    expected: u64,
-) -> Option<(&'f WalFileContent<'a>, FlushView<'a>)> {
-    files.iter().enumerate().skip(file_number).find_map(|(number, file)| {
-        let start = if number == file_number { position } else { 0 };
-        let is_later =
-            |file_sequence, flush_sequence| file_sequence == file.sequence && flush_sequence >= expected;
-        flushes_if(file.content, start, is_later).next().map(|flush| (*file, flush))
-    })
+/// The first valid flush of the log itself in a file, from the position on, that was written at `expected` or later.
+fn first_flush_from(file: &WalFileContent<'_>, position: usize, expected: u64) -> Option<Place> {
+    let is_later =
+        |file_sequence, flush_sequence| file_sequence == file.sequence && flush_sequence >= expected;
+    let flush = flushes_if(file.content, position, is_later).next()?;
+    Some(Place { flush: flush.flush_sequence, file: file.name.clone(), position: flush.position as u64 })
 }
 
 fn read_records<'c>(
@@ -294,10 +370,10 @@ fn read_records<'c>(
     })
 }
 
-fn replay_record<'c>(
-    groups: &mut BTreeMap<GroupId, GroupReplay<'c>>,
+fn replay_record(
+    groups: &mut BTreeMap<GroupId, GroupReplay>,
     file_sequence: u64,
-    record: &RecordRef<'c>,
+    record: &RecordRef<'_>,
 ) -> Result<(), RecoveryError> {
     let group = record.group();
     match (record, groups.entry(group)) {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use types::{LogIndex, Term};
 
-use super::record::RecordRef;
+use super::record::{Record, RecordRef};
 
 /// What the WAL knows of one group. `checkpoint.index ≤ commit ≤ last index`, and `term` is at least that of
 /// the last entry.
@@ -60,41 +60,40 @@ pub struct Entry {
     pub data: Bytes,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct EntryRef<'a> {
-    term: Term,
-    entry_type: u8,
-    context: &'a [u8],
-    data: &'a [u8],
-}
-
-/// A group while its records are replayed. Nothing is copied out of the files before the end.
+/// A group while its records are replayed. What it will need is copied out of the files at once, so that one file at a time
+/// need be in memory.
 #[derive(Debug, Default)]
-pub(super) struct GroupReplay<'a> {
+pub(super) struct GroupReplay {
     term: Term,
     vote: u64,
     commit: LogIndex,
-    checkpoint: Option<(LogIndex, Term, &'a [u8])>,
+    checkpoint: Option<Checkpoint>,
     hard_state_file: Option<u64>,
     checkpoint_file: Option<u64>,
-    /// The index of the first of `entries`; meaningless while there are none.
-    first: u64,
-    entries: VecDeque<EntryRef<'a>>,
-    /// The committed entries that were there when all were written again, with the index of the first.
-    rewritten: (u64, VecDeque<EntryRef<'a>>),
+    /// Behind the first one without gaps.
+    entries: VecDeque<Entry>,
+    /// The committed entries that were there when all were written again.
+    rewritten: VecDeque<(LogIndex, Term)>,
+}
+
+fn own(part: &[u8]) -> Bytes {
+    if part.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(part) }
 }
 
 /// Why a group's records contradict each other, in plain words.
 pub(super) type Contradiction = &'static str;
 
-impl<'a> GroupReplay<'a> {
+impl GroupReplay {
     /// Replays one record of the group; its removal is the caller's.
-    pub(super) fn on_record(&mut self, file: u64, record: &RecordRef<'a>) -> Result<(), Contradiction> {
+    pub(super) fn on_record(&mut self, file: u64, record: &RecordRef<'_>) -> Result<(), Contradiction> {
         match *record {
-            RecordRef::Entry { term, index, entry_type, context, data, .. } => {
-                self.on_entry(index, EntryRef { term, entry_type, context, data })
+            Record::Entry { term, index, entry_type, context, data, .. } => {
+                self.make_place(index, term)?;
+                let (context, data) = (own(context), own(data));
+                self.entries.push_back(Entry { term, index, entry_type, context, data });
+                Ok(())
             }
-            RecordRef::HardState { term, vote, commit, .. } => {
+            Record::HardState { term, vote, commit, .. } => {
                 if term < self.term {
                     return Err("the term of a hard state is below that of an earlier one");
                 }
@@ -104,20 +103,21 @@ impl<'a> GroupReplay<'a> {
                 self.hard_state_file = Some(file);
                 Ok(())
             }
-            RecordRef::Checkpoint { index, term, state, .. } => {
+            Record::Checkpoint { index, term, state, .. } => {
                 self.checkpoint_file = Some(file);
                 self.on_checkpoint(index, term, state)
             }
-            RecordRef::Truncated { from, .. } => {
-                let kept = usize::try_from(from.0.saturating_sub(self.first)).unwrap_or(usize::MAX);
+            Record::Truncated { from, .. } => {
+                let kept = self.entries.partition_point(|entry| entry.index < from);
                 self.entries.truncate(kept);
                 Ok(())
             }
-            RecordRef::GroupRemoved { .. } => Ok(()),
+            Record::GroupRemoved { .. } => Ok(()),
         }
     }
 
-    fn on_entry(&mut self, index: LogIndex, entry: EntryRef<'a>) -> Result<(), Contradiction> {
+    /// An entry comes: those that it replaces go.
+    fn make_place(&mut self, index: LogIndex, term: Term) -> Result<(), Contradiction> {
         if index <= self.checkpointed() {
             return Err("an entry stands at or below the checkpoint written before it");
         }
@@ -127,80 +127,70 @@ impl<'a> GroupReplay<'a> {
         // Files are recycled once a later checkpoint covers them, so the oldest one may begin with a checkpoint that
         // lags behind, and with entries that do not reach down to it or were replaced from further below since.
         // Replay starts at whatever index comes first; whether the entries reach the checkpoint is judged at the end.
-        if self.entries.is_empty() || index.0 < self.first {
+        let Some(first) = self.entries.front().map(|entry| entry.index).filter(|first| *first <= index)
+        else {
             // All entries behind the checkpoint are written again where the oldest file is wanted back that has the first of them.
-            let committed = self.commit.0.saturating_add(1).saturating_sub(self.first);
-            self.entries.truncate(usize::try_from(committed).unwrap_or(usize::MAX));
-            self.rewritten = (self.first, std::mem::take(&mut self.entries));
-            self.first = index.0;
-        }
-        let place = index.0 - self.first;
-        match usize::try_from(place) {
+            let committed = self.entries.drain(..).take_while(|entry| entry.index <= self.commit);
+            self.rewritten = committed.map(|entry| (entry.index, entry.term)).collect();
+            return if self.is_rewritten_with(index, term) { Ok(()) } else { Err(REPLACED) };
+        };
+        match usize::try_from(index.0 - first.0) {
             Ok(place) if place <= self.entries.len() => {
-                let differs = |known: Option<&EntryRef<'a>>| known.is_some_and(|old| old.term != entry.term);
-                let is_replaced = index <= self.commit && differs(self.entries.get(place));
-                if is_replaced || differs(self.rewritten_at(index)) {
-                    return Err("a committed entry was replaced by one of another term");
+                let is_other = self.entries.get(place).is_some_and(|old| old.term != term);
+                if (index <= self.commit && is_other) || !self.is_rewritten_with(index, term) {
+                    return Err(REPLACED);
                 }
                 self.entries.truncate(place);
-                self.entries.push_back(entry);
                 Ok(())
             }
             _ => Err("entries are missing between two entries"),
         }
     }
 
-    fn rewritten_at(&self, index: LogIndex) -> Option<&EntryRef<'a>> {
-        let (first, entries) = &self.rewritten;
-        entries.get(usize::try_from(index.0.checked_sub(*first)?).ok()?)
+    /// Whether the entry is the one that was rewritten, if one was.
+    fn is_rewritten_with(&self, index: LogIndex, term: Term) -> bool {
+        let known = self.rewritten.binary_search_by_key(&index, |(rewritten, _)| *rewritten);
+        known.is_ok_and(|place| self.rewritten[place].1 == term) || known.is_err()
     }
 
-    fn on_checkpoint(&mut self, index: LogIndex, term: Term, state: &'a [u8]) -> Result<(), Contradiction> {
-        if let Some((previous_index, previous_term, _)) = self.checkpoint {
-            if index < previous_index {
+    fn on_checkpoint(&mut self, index: LogIndex, term: Term, state: &[u8]) -> Result<(), Contradiction> {
+        if let Some(previous) = &self.checkpoint {
+            if index < previous.index {
                 return Err("a checkpoint is below an earlier one");
             }
-            if index == previous_index && term != previous_term {
+            if index == previous.index && term != previous.term {
                 return Err("two checkpoints of one index have different terms");
             }
         }
         if index.0 == u64::MAX {
             return Err("the index of a checkpoint is out of range");
         }
-        self.checkpoint = Some((index, term, state));
+        self.checkpoint = Some(Checkpoint { index, term, state: own(state) });
         self.commit = self.commit.max(index);
-        if self.entries.is_empty() || index.0 < self.first {
-            return Ok(());
+        let covered = self.entries.partition_point(|entry| entry.index <= index);
+        let at_index = covered.checked_sub(1).map(|last| &self.entries[last]);
+        if at_index.is_some_and(|entry| entry.index == index && entry.term != term) {
+            return Err("a checkpoint has another term than the entry at its index");
         }
-        let covered = usize::try_from(index.0 - self.first).unwrap_or(usize::MAX);
-        match self.entries.get(covered) {
-            Some(entry) if entry.term != term => {
-                return Err("a checkpoint has another term than the entry at its index");
-            }
-            Some(_) => {
-                self.entries.drain(..=covered);
-                self.first = index.0 + 1;
-            }
-            None => self.entries.clear(),
-        }
+        self.entries.drain(..covered);
         Ok(())
     }
 
     fn checkpointed(&self) -> LogIndex {
-        self.checkpoint.map_or(LogIndex(0), |(index, ..)| index)
+        self.checkpoint.as_ref().map_or(LogIndex(0), |checkpoint| checkpoint.index)
     }
 
-    /// Checks the group as a whole and copies what it needs out of the files.
+    /// Checks the group as a whole.
     pub(super) fn finish(self) -> Result<RecoveredGroup, Contradiction> {
         let checkpointed = self.checkpointed();
-        if !self.entries.is_empty() && self.first != checkpointed.0 + 1 {
+        if self.entries.front().is_some_and(|first| first.index.0 != checkpointed.0 + 1) {
             return Err("entries are missing between the checkpoint and the first entry");
         }
         let last_index = LogIndex(checkpointed.0 + self.entries.len() as u64);
         if self.commit > last_index {
             return Err("the commit index is beyond the last entry");
         }
-        let base_term = self.checkpoint.map_or(Term(0), |(_, term, _)| term);
+        let base_term = self.checkpoint.as_ref().map_or(Term(0), |checkpoint| checkpoint.term);
         let terms = || self.entries.iter().map(|entry| entry.term);
         if !std::iter::once(base_term).chain(terms()).is_sorted() {
             return Err("the terms of the entries decrease");
@@ -208,23 +198,15 @@ impl<'a> GroupReplay<'a> {
         if terms().next_back().is_some_and(|last_term| last_term > self.term) {
             return Err("the term of the last entry is above that of the hard state");
         }
-        let own = |part: &[u8]| if part.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(part) };
-        let entries = (self.first..).zip(&self.entries).map(|(index, entry)| Entry {
-            term: entry.term,
-            index: LogIndex(index),
-            entry_type: entry.entry_type,
-            context: own(entry.context),
-            data: own(entry.data),
-        });
-        let checkpoint =
-            self.checkpoint.map(|(index, term, state)| Checkpoint { index, term, state: own(state) });
         Ok(RecoveredGroup {
             term: self.term,
             vote: self.vote,
             commit: self.commit,
-            checkpoint,
-            entries: entries.collect(),
+            checkpoint: self.checkpoint,
+            entries: self.entries.into(),
             state_file: self.hard_state_file.into_iter().chain(self.checkpoint_file).min(),
         })
     }
 }
+
+const REPLACED: Contradiction = "a committed entry was replaced by one of another term";

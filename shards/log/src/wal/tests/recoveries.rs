@@ -329,6 +329,24 @@ fn damage_before_intact_flushes_is_named() {
 }
 
 #[test]
+fn damage_is_named_before_contradictions_that_it_may_explain() {
+    let before = build(3, 5, &[hard_state(1, 2, 1, 0), hard_state(1, 1, 1, 0)]);
+    let behind = build(4, 7, &[hard_state(1, 3, 1, 0)]);
+    check(
+        &[(3, before.clone()), (4, behind)],
+        expect![
+            "WAL file 0000000000000003.wal is damaged at byte 4096: flush 6 belongs there, but no valid one stands there, although flush 7, written later, is intact in 0000000000000004.wal at byte 0; data that was acknowledged is missing or unreadable"
+        ],
+    );
+    check(
+        &[(3, before)],
+        expect![
+            "the WAL's records of group 1 are inconsistent: the term of a hard state is below that of an earlier one"
+        ],
+    );
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let [first, _, _] = three_files();
     let last = (5, build(5, 8, &[entry(1, 1, 3, b"")]));
