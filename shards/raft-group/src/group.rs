@@ -290,7 +290,16 @@ impl Group {
         let raft = &mut self.node.raft;
         if raft.state == StateRole::Follower && raft.leader_id != INVALID_ID {
             raft.leader_id = INVALID_ID;
-            raft.election_elapsed = ELECTION_TICKS;
+            self.hasten_election();
+        }
+    }
+
+    /// Without a leader, the next ticks bring an election, in which the voters take their turns: a majority is there to be asked.
+    /// Should there be a leader that this replica has not heard of yet, those who know it give no votes.
+    pub fn hasten_election(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.state != StateRole::Leader && raft.leader_id == INVALID_ID {
+            raft.election_elapsed = raft.election_elapsed.max(ELECTION_TICKS);
         }
     }
 

@@ -296,7 +296,12 @@ impl Shard {
 
     pub(crate) fn on_peer_frame(&mut self, now: Now, peer: NodeId, frame: Bytes) {
         let Some(found) = self.peers.peers.get_mut(&peer).filter(|found| found.is_member) else { return };
+        let was_heard = found.is_heard_here(now);
         found.heard_us = Some(now.mono_us);
+        if !was_heard {
+            // It counts this node as alive once it knows, and may wait for that with an election.
+            self.peers.send(peer, &PeerMessage::Beat { hears_you: true }, &mut self.effects);
+        }
         let mut frame = FrameReader::new(frame);
         while frame.left_bytes() > 0 {
             match PeerMessage::read(peer, &mut frame) {
@@ -546,6 +551,9 @@ impl Shard {
                 // It may have forgotten us, though no connection broke.
                 hosted.raft.on_peer_connected(peer);
                 self.dirty.insert(group);
+            }
+            if is_alive && hosted.raft.has_majority(|node| self.peers.is_alive(node)) {
+                hosted.raft.hasten_election();
             }
             self.watch_ticks(now, group);
             self.watch_in_sync(now, group);

@@ -1,5 +1,6 @@
 //! Groups of replicas, each with a WAL.
 
+mod elections;
 mod harness;
 mod members;
 mod unwritten;
