@@ -30,6 +30,7 @@ pub(crate) struct Disk {
     groups_at_work: Cell<usize>,
     tasks: Cell<usize>,
     task_ended: Notify,
+    is_closing: Cell<bool>,
 }
 
 impl Disk {
@@ -41,11 +42,18 @@ impl Disk {
             groups_at_work: Cell::new(0),
             tasks: Cell::new(0),
             task_ended: Notify::default(),
+            is_closing: Cell::new(false),
         }
+    }
+
+    /// Whether what is being worked on is waited for, and nothing comes after it.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing.get()
     }
 
     /// Forgets what has not begun, waits for what has, and closes all files.
     pub(crate) async fn close(&self) {
+        self.is_closing.set(true);
         self.queues.borrow_mut().clear();
         self.ready.borrow_mut().clear();
         while self.tasks.get() > 0 {
@@ -92,8 +100,8 @@ impl Disk {
                 let removed = blocking(move || groups::remove_group(&groups, group)).await;
                 self.done(removed, "remove", group)
             }
-            DiskRequest::AppendSegment { group, segment, position, data, offsets, times } => {
-                let append = Append { position, data, offsets, times };
+            DiskRequest::AppendSegment { group, segment, position, data, offsets, times, in_a_hurry } => {
+                let append = Append { position, data, offsets, times, in_a_hurry };
                 self.segments.append(group, segment, append).await.map(|()| DiskAnswer::Done)
             }
             DiskRequest::RemoveSegments { group, segments } => {

@@ -38,6 +38,7 @@ mod segment;
 mod supervisor;
 mod wal;
 mod wal_dir;
+mod wal_progress;
 
 pub use crate::core::ShardCore;
 pub use crate::data_dir::{stored_cluster_id, stored_voters};

@@ -456,6 +456,7 @@ impl ShardThread {
         let data_dir: &Path = &self.options.data_dir;
         let disk_queue =
             glommio::executor().create_task_queue(Shares::Static(DISK_SHARES), Latency::NotImportant, "disk");
+        let wal = Wal::new(shard_folder(&wal_folder(data_dir), self.shard.0));
         let driver = Driver::new(DriverParts {
             shard: self.shard,
             clock: self.clock,
@@ -464,11 +465,11 @@ impl ShardThread {
                 self.options.request_bytes_max,
                 self.options.connections_max_idle,
             ),
-            disk: Disk::new(Segments::new(groups_folder(data_dir))),
+            disk: Disk::new(Segments::new(groups_folder(data_dir), wal.progress())),
             disk_queue,
             peers: Peers::new(self.shard, self.identity),
             rings,
-            wal: Wal::new(shard_folder(&wal_folder(data_dir), self.shard.0)),
+            wal,
             core,
             counts: self.counts,
             reports: self.reports,

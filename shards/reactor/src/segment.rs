@@ -9,21 +9,26 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use glommio::io::{DmaFile, OpenOptions};
-use types::limits::BLOCK_BYTES;
+use types::limits::{BLOCK_BYTES, SEGMENT_CHUNK_BYTES};
 use types::{GroupId, Offset};
 
-use crate::direct::{read_bytes, write_blocks};
+use crate::direct::{read_bytes, write_blocks, write_gently};
 use crate::gather::Gather;
 use crate::groups::{SegmentPaths, append_index, group_folder, sync_folder};
 use crate::io_failure::IoFailure;
 use crate::wal::blocking;
+use crate::wal_progress::WalProgress;
 
 /// Segments of one shard that are held open. The one not used for longest is closed for another.
 const OPEN_SEGMENTS_MAX: usize = 256;
 
+/// Appends of up to so many bytes are written gently. Where they are larger, the partition is behind.
+const GENTLE_APPEND_BYTES_MAX: usize = 2 * SEGMENT_CHUNK_BYTES;
+
 /// The open segments of a shard.
 pub(crate) struct Segments {
     groups: PathBuf,
+    wal: WalProgress,
     open: RefCell<HashMap<(GroupId, Offset), OpenSegment>>,
     uses: Cell<u64>,
 }
@@ -39,11 +44,12 @@ pub(crate) struct Append {
     pub(crate) data: Vec<Bytes>,
     pub(crate) offsets: (u64, Bytes),
     pub(crate) times: (u64, Bytes),
+    pub(crate) in_a_hurry: bool,
 }
 
 impl Segments {
-    pub(crate) fn new(groups: PathBuf) -> Segments {
-        Segments { groups, open: RefCell::default(), uses: Cell::new(0) }
+    pub(crate) fn new(groups: PathBuf, wal: WalProgress) -> Segments {
+        Segments { groups, wal, open: RefCell::default(), uses: Cell::new(0) }
     }
 
     /// The folder of all groups.
@@ -63,7 +69,7 @@ impl Segments {
         segment: Offset,
         append: Append,
     ) -> Result<(), IoFailure> {
-        let Append { position, mut data, offsets, times } = append;
+        let Append { position, mut data, offsets, times, in_a_hurry } = append;
         let (is_new, is_complete) = (position == 0, data.is_empty());
         let paths = SegmentPaths::new(&self.group_folder(group), segment);
         let file = self.opened(group, segment, is_new).await?;
@@ -81,7 +87,12 @@ impl Segments {
             }
             data.insert(0, Bytes::from(kept));
         }
-        let written = write_blocks(&file, block_at, Gather::new(data)).await;
+        let gather = Gather::new(data);
+        let written = if in_a_hurry || gather.left() > GENTLE_APPEND_BYTES_MAX {
+            write_blocks(&file, block_at, gather).await
+        } else {
+            write_gently(&file, block_at, gather, &self.wal).await
+        };
         let (cut_at, is_written) = if written.is_ok() { (end, true) } else { (position, false) };
         let descriptor = file.as_fd().try_clone_to_owned().map_err(IoFailure::from)?;
         let log_path = paths.log.clone();

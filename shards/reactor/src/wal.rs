@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use glommio::io::{DmaFile, OpenOptions};
+use glommio::timer::Timer;
 use log::wal::{Flush, file_name};
 use shard::Event;
 use types::limits::{BLOCK_BYTES, DISK_REQUEST_BYTES_MAX, WAL_FILE_BYTES, WAL_FLUSH_BYTES_MAX};
@@ -20,10 +21,19 @@ use crate::io_failure::IoFailure;
 use crate::metrics::DiskKind;
 use crate::notify::Notify;
 use crate::wal_dir::UNFINISHED;
+use crate::wal_progress::WalProgress;
 
 /// Zeroes of a new file that are flushed together. A device flushes everything that was written to it, so that a flush of another
 /// file waits for this much, not for a whole file.
-const ZEROES_FLUSHED_BYTES: usize = 8 * DISK_REQUEST_BYTES_MAX;
+const ZEROES_FLUSHED_BYTES: usize = DISK_REQUEST_BYTES_MAX / 2;
+
+/// The same where the file is in a hurry.
+const ZEROES_FLUSHED_BYTES_IN_A_HURRY: usize = 8 * DISK_REQUEST_BYTES_MAX;
+
+/// After each of these flushes a file that is in no hurry rests so many times as long as it took, so that most writes to the WAL meet
+/// none.
+const ZEROING_RESTS: u32 = 4;
+const ZEROING_REST_MAX: Duration = Duration::from_millis(20);
 
 /// The WAL of one shard, as its driver sees it: files and at most one write under way.
 pub(crate) struct Wal {
@@ -34,6 +44,7 @@ pub(crate) struct Wal {
     submitted: Notify,
     is_writing: Cell<bool>,
     last_write_time: Cell<Duration>,
+    progress: WalProgress,
 }
 
 struct WriteJob {
@@ -52,7 +63,12 @@ impl Wal {
             submitted: Notify::default(),
             is_writing: Cell::new(false),
             last_write_time: Cell::new(Duration::ZERO),
+            progress: WalProgress::new(Instant::now()),
         }
+    }
+
+    pub(crate) fn progress(&self) -> WalProgress {
+        self.progress.clone()
     }
 
     /// While a write is under way, how long the one before it took: none counts as no time.
@@ -92,10 +108,10 @@ impl Wal {
     }
 
     /// Makes a file of zeroes under another name first, so that recovery never sees a part of one.
-    async fn create(&self, file: u64) -> Result<(), IoFailure> {
+    async fn create(&self, file: u64, is_ending: impl Fn() -> bool) -> Result<(), IoFailure> {
         let path = self.path(file);
         let unfinished = path.with_extension(UNFINISHED);
-        let zeroed = write_zeroes(&unfinished).await;
+        let zeroed = self.write_zeroes(&unfinished, is_ending).await;
         let (from, to, folder) = (unfinished.clone(), path, self.folder.clone());
         let is_zeroed = zeroed.is_ok();
         let named = blocking(move || {
@@ -111,6 +127,35 @@ impl Wal {
         zeroed?;
         named?;
         self.opened(file).await?;
+        Ok(())
+    }
+
+    async fn write_zeroes(&self, path: &Path, is_ending: impl Fn() -> bool) -> Result<(), IoFailure> {
+        let mut options = OpenOptions::new();
+        let opened = options.read(true).write(true).create(true).truncate(true).dma_open(path).await;
+        let file = Rc::new(opened.map_err(IoFailure::from)?);
+        file.pre_allocate(WAL_FILE_BYTES, false).await?;
+        // Written, not only reserved: the first overwrite of a reserved extent would have to commit the file
+        // system's journal.
+        let zeroes = bytes::Bytes::from(vec![0; ZEROES_FLUSHED_BYTES]);
+        let written_before = self.progress.written_bytes();
+        let mut zeroed = 0;
+        while zeroed < WAL_FILE_BYTES {
+            // The first file is waited for, and those that are ready must not be full before this one is.
+            let filled = self.progress.written_bytes() - written_before;
+            let hurries = written_before == 0 || 2 * filled > zeroed || is_ending();
+            let flushed_bytes = if hurries { ZEROES_FLUSHED_BYTES_IN_A_HURRY } else { ZEROES_FLUSHED_BYTES };
+            let bytes = (WAL_FILE_BYTES - zeroed).min(flushed_bytes as u64);
+            let parts = vec![zeroes.clone(); bytes as usize / ZEROES_FLUSHED_BYTES];
+            let begun = Instant::now();
+            write_blocks(&file, zeroed, Gather::new(parts)).await?;
+            file.fdatasync().await?;
+            zeroed += bytes;
+            if !hurries {
+                Timer::new((ZEROING_RESTS * begun.elapsed()).min(ZEROING_REST_MAX)).await;
+            }
+        }
+        file.close_rc().await?;
         Ok(())
     }
 
@@ -144,23 +189,6 @@ async fn open_for_flushes(path: &Path) -> Result<Rc<DmaFile>, IoFailure> {
     opened.map(Rc::new).map_err(|error| IoFailure::from(error).at("open", path))
 }
 
-async fn write_zeroes(path: &Path) -> Result<(), IoFailure> {
-    let mut options = OpenOptions::new();
-    let opened = options.read(true).write(true).create(true).truncate(true).dma_open(path).await;
-    let file = Rc::new(opened.map_err(IoFailure::from)?);
-    file.pre_allocate(WAL_FILE_BYTES, false).await?;
-    // Written, not only reserved: the first overwrite of a reserved extent would have to commit the file
-    // system's journal.
-    let zeroes = bytes::Bytes::from(vec![0; DISK_REQUEST_BYTES_MAX]);
-    let parts = vec![zeroes; ZEROES_FLUSHED_BYTES / DISK_REQUEST_BYTES_MAX];
-    for position in (0..WAL_FILE_BYTES).step_by(ZEROES_FLUSHED_BYTES) {
-        write_blocks(&file, position, Gather::new(parts.clone())).await?;
-        file.fdatasync().await?;
-    }
-    file.close_rc().await?;
-    Ok(())
-}
-
 /// Runs a system call that io_uring does not have on a thread of the blocking pool.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
@@ -183,6 +211,7 @@ impl<C: ShardCore> Driver<C> {
             }
             self.metrics.wal_flushes.increment(1);
             self.metrics.wal_bytes.increment(bytes as u64);
+            self.wal.progress.on_written(Instant::now(), bytes as u64);
             let taken = begun.elapsed();
             self.wal.last_write_time.set(taken);
             self.metrics.wal_flush_duration.record(taken);
@@ -195,7 +224,7 @@ impl<C: ShardCore> Driver<C> {
     pub(crate) fn create_wal_file(self: &Rc<Self>, file: u64) {
         let driver = Rc::clone(self);
         self.spawn_disk(DiskKind::CreateWalFile, async move {
-            let created = driver.wal.create(file).await;
+            let created = driver.wal.create(file, || driver.disk.is_closing()).await;
             let is_done = created.is_ok();
             let result = created.map_err(|failure| failure.at("create", &driver.wal.path(file)).into());
             driver.feed(Event::WalFileReady { file, result });
@@ -217,4 +246,5 @@ impl<C: ShardCore> Driver<C> {
 
 const _: () = assert!(WAL_FLUSH_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(WAL_FILE_BYTES.is_multiple_of(ZEROES_FLUSHED_BYTES as u64));
-const _: () = assert!(ZEROES_FLUSHED_BYTES.is_multiple_of(DISK_REQUEST_BYTES_MAX));
+const _: () = assert!(ZEROES_FLUSHED_BYTES_IN_A_HURRY.is_multiple_of(ZEROES_FLUSHED_BYTES));
+const _: () = assert!(ZEROES_FLUSHED_BYTES.is_multiple_of(BLOCK_BYTES));

@@ -244,7 +244,7 @@ impl Shard {
                     None => None,
                 };
                 if let Some(plan) = plan {
-                    self.submit(Purpose::Flush(group), append_request(group, plan));
+                    self.submit(Purpose::Flush(group), append_request(group, plan, true));
                 }
             }
         }
@@ -324,7 +324,8 @@ impl Shard {
                 Some(NextFlush::RestoreIndex) => self.restore_index(group),
                 Some(NextFlush::Write(plan)) => {
                     self.disk.flushes_under_way += 1;
-                    self.submit(Purpose::Flush(group), append_request(group, plan));
+                    let in_a_hurry = host.catch_up.is_some() || self.wal.is_under_pressure();
+                    self.submit(Purpose::Flush(group), append_request(group, plan, in_a_hurry));
                 }
             }
         }
@@ -697,7 +698,7 @@ impl Shard {
     }
 }
 
-fn append_request(group: GroupId, plan: FlushPlan) -> DiskRequest {
+fn append_request(group: GroupId, plan: FlushPlan, in_a_hurry: bool) -> DiskRequest {
     DiskRequest::AppendSegment {
         group,
         segment: plan.segment,
@@ -705,6 +706,7 @@ fn append_request(group: GroupId, plan: FlushPlan) -> DiskRequest {
         data: plan.data,
         offsets: plan.offsets,
         times: plan.times,
+        in_a_hurry,
     }
 }
 

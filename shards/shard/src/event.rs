@@ -314,6 +314,8 @@ pub enum DiskRequest {
         offsets: (u64, Bytes),
         /// Entries for the `.timeindex` file, and where in it they start.
         times: (u64, Bytes),
+        /// Whether something waits for it. Otherwise it may take its time, for the sake of the WAL's writes.
+        in_a_hurry: bool,
     },
     /// Remove segments with their indexes.
     RemoveSegments {

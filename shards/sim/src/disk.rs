@@ -156,7 +156,7 @@ impl Disk {
                 self.groups.remove(group);
                 Ok(DiskAnswer::Done)
             }
-            DiskRequest::AppendSegment { group, segment, position, data, offsets, times } => {
+            DiskRequest::AppendSegment { group, segment, position, data, offsets, times, .. } => {
                 let Some(folder) = self.groups.get_mut(group) else {
                     return Err(DiskError::Failed(format!("there is no folder for group {group}")));
                 };

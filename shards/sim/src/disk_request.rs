@@ -27,7 +27,7 @@ impl fmt::Display for Asked<'_> {
         match self.0 {
             DiskRequest::CreateGroup { group, .. } => write!(f, "create group {group}"),
             DiskRequest::RemoveGroup { group } => write!(f, "remove group {group}"),
-            DiskRequest::AppendSegment { group, segment, position, data, offsets, times } => {
+            DiskRequest::AppendSegment { group, segment, position, data, offsets, times, .. } => {
                 let bytes: usize = data.iter().map(Bytes::len).sum();
                 let (index_at, time_at) = (offsets.0, times.0);
                 write!(

@@ -208,6 +208,7 @@ fn append(token: u64, position: u64, bytes: usize) -> Effect {
             data,
             offsets: (token * 8, index.clone()),
             times: (token * 8, index),
+            in_a_hurry: token.is_multiple_of(2),
         },
     )
 }
@@ -302,6 +303,7 @@ fn indexes_are_read_and_groups_removed() {
                 data: vec![Bytes::from_static(b"later")],
                 offsets: (0, Bytes::new()),
                 times: (0, Bytes::new()),
+                in_a_hurry: true,
             },
         )
     };
@@ -365,6 +367,7 @@ fn many_groups_work_at_once_and_each_in_its_order() {
                     data: vec![Bytes::from(vec![b'0' + round as u8; 3])],
                     offsets: (0, Bytes::new()),
                     times: (0, Bytes::new()),
+                    in_a_hurry: false,
                 },
             )
         });
