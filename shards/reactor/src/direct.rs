@@ -20,8 +20,8 @@ const REQUESTS_MAX: usize = 4;
 /// What one request of [`write_gently`] takes.
 const GENTLE_REQUEST_BYTES: usize = DISK_REQUEST_BYTES_MAX / 4;
 
-/// After each of them it rests so many times as long as it took.
-const GENTLE_RESTS: u32 = 4;
+/// How many times as long as a write the rest after it is, so that most writes to the WAL meet none.
+const RESTS: u32 = 4;
 const GENTLE_REST_MAX: Duration = Duration::from_millis(10);
 
 /// A WAL that fills faster leaves no time to rest: what is not written to segments stays in memory, and in WAL files.
@@ -47,10 +47,15 @@ pub(crate) async fn write_gently(
         write_buffer(Rc::clone(file), position, buffer).await?;
         position += bytes as u64;
         if gather.left() > 0 {
-            Timer::new((GENTLE_RESTS * begun.elapsed()).min(GENTLE_REST_MAX)).await;
+            rest_after(begun, GENTLE_REST_MAX).await;
         }
     }
     Ok(())
+}
+
+/// Rests in proportion to what has been written since then.
+pub(crate) async fn rest_after(begun: Instant, rest_max: Duration) {
+    Timer::new((RESTS * begun.elapsed()).min(rest_max)).await;
 }
 
 async fn write_buffer(file: Rc<DmaFile>, position: u64, buffer: DmaBuffer) -> Result<(), IoFailure> {

@@ -7,13 +7,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use glommio::io::{DmaFile, OpenOptions};
-use glommio::timer::Timer;
 use log::wal::{Flush, file_name};
 use shard::Event;
 use types::limits::{BLOCK_BYTES, DISK_REQUEST_BYTES_MAX, WAL_FILE_BYTES, WAL_FLUSH_BYTES_MAX};
 
 use crate::core::ShardCore;
-use crate::direct::write_blocks;
+use crate::direct::{rest_after, write_blocks};
 use crate::driver::Driver;
 use crate::exit::Fatal;
 use crate::gather::Gather;
@@ -30,9 +29,7 @@ const ZEROES_FLUSHED_BYTES: usize = DISK_REQUEST_BYTES_MAX / 2;
 /// The same where the file is in a hurry.
 const ZEROES_FLUSHED_BYTES_IN_A_HURRY: usize = 8 * DISK_REQUEST_BYTES_MAX;
 
-/// After each of these flushes a file that is in no hurry rests so many times as long as it took, so that most writes to the WAL meet
-/// none.
-const ZEROING_RESTS: u32 = 4;
+/// How long a file that is in no hurry rests after each of these flushes at most.
 const ZEROING_REST_MAX: Duration = Duration::from_millis(20);
 
 /// The WAL of one shard, as its driver sees it: files and at most one write under way.
@@ -152,7 +149,7 @@ impl Wal {
             file.fdatasync().await?;
             zeroed += bytes;
             if !hurries {
-                Timer::new((ZEROING_RESTS * begun.elapsed()).min(ZEROING_REST_MAX)).await;
+                rest_after(begun, ZEROING_REST_MAX).await;
             }
         }
         file.close_rc().await?;
